@@ -1,0 +1,200 @@
+/**
+ * What the addon gives to TypeScript: a region, its bitmaps and its FUSE export.
+ *
+ * Everything that touches storage runs on the addon's own threads and answers by promise, so a slow
+ * disk never holds the event loop. A hit on an export is served on those threads and never enters
+ * JavaScript; a miss calls `onFault` once per chunk and parks only the request that missed.
+ *
+ * Bitmaps have one bit per chunk, lowest bit of byte 0 first, `ceil(chunkCount / 8)` bytes; unused
+ * tail bits are zero.
+ *
+ * @module
+ */
+
+/** Where a region's bytes live on this host. */
+export type RegionStore =
+  | {
+      /** Anonymous memory (a sealed memfd): gone with the process. */
+      readonly kind: "memory";
+    }
+  | {
+      readonly kind: "file";
+      readonly path: string;
+      /** Make the file if it is absent. An existing file must have exactly the region's size. */
+      readonly create: boolean;
+      /** Reserve every block now, so that a full disk is an error before the migration and not after. */
+      readonly reserve: boolean;
+      /** Refuse writes: the file is opened for reading only. */
+      readonly readOnly?: boolean;
+    };
+
+export interface RegionOptions {
+  readonly store: RegionStore;
+  /** Length of the region in bytes, `> 0`; need not be a multiple of anything. */
+  readonly bytes: number;
+  /** A power of two, 4 KiB to 4 MiB. */
+  readonly chunkBytes: number;
+  /** 32 bytes: the key of every chunk hash (BLAKE3, keyed mode). Copied; wiped at `close`. */
+  readonly hashKey: Uint8Array;
+  /** `all`: the source, which has everything. `none`: a destination that has yet to receive it. */
+  readonly present: "all" | "none";
+  /** `open` serves exports at once; `closed` parks every request until `setGate("open")`. */
+  readonly gate: "open" | "closed";
+  /** Threads that read, hash and store for `read`, `hash` and `store`. Default 2. */
+  readonly threads?: number;
+  /**
+   * Chunks that somebody now waits for and that are not present. Called on the JS thread, batched,
+   * once per chunk until it arrives (again only after `retryFaults`).
+   */
+  readonly onFault?: (indexes: Uint32Array) => void;
+}
+
+/**
+ * - `open`: requests are served; a missing chunk parks its request.
+ * - `draining`: reads park, writes are served. For flushing a page cache that must not refill.
+ * - `closed`: reads and writes park.
+ * - `fenced`: every request fails with ESTALE: the region lives elsewhere now.
+ */
+export type Gate = "open" | "draining" | "closed" | "fenced";
+
+/** One chunk's outcome in `store`. */
+export const StoreOutcome = {
+  stored: 0,
+  /** The bytes do not hash to what was promised. Nothing was written. */
+  mismatch: 1,
+  /** `ifAbsent` was asked and the chunk is present, or another store of it is under way. */
+  skipped: 2,
+} as const;
+
+export interface ReadResult {
+  /** 32 bytes per chunk, in the order asked. */
+  readonly hashes: Uint8Array;
+  /** 1 where every byte of the chunk is zero. */
+  readonly zero: Uint8Array;
+}
+
+export interface StoreRequest {
+  readonly indexes: Uint32Array;
+  /** Chunk `k` starts at `bytes[offsets[k]]`; `ZERO_CHUNK` stores zeros (a hole where the store can). */
+  readonly offsets: Uint32Array;
+  readonly bytes: Uint8Array;
+  /** 32 bytes per chunk: verified before a byte is written. */
+  readonly hashes: Uint8Array;
+  /**
+   * `false`: before the commit point; a newer copy replaces an older one and presence stays as it is.
+   * `true`: after it; writes only if absent, then marks present and wakes who waited. Two stores of one
+   * chunk never interleave, and none ever lands on a chunk that the workload may already have written.
+   */
+  readonly ifAbsent: boolean;
+}
+
+/** An entry of `StoreRequest.offsets` that means "all zeros, no bytes sent". */
+export const ZERO_CHUNK = 0xffff_ffff;
+
+export interface RegionStats {
+  /** Requests that exports served, and those of them that had to wait for a chunk. */
+  readonly reads: number;
+  readonly writes: number;
+  readonly misses: number;
+  readonly bytesRead: number;
+  readonly bytesWritten: number;
+  readonly parked: number;
+  readonly presentChunks: number;
+  readonly dirtyChunks: number;
+  /** CLOCK_MONOTONIC milliseconds (`performance.timeOrigin`-free, as `process.hrtime`) of the first
+   * read or write served since the gate last opened; 0 if none was. */
+  readonly firstServedAtMs: number;
+}
+
+export interface NativeRegion {
+  readonly bytes: number;
+  readonly chunkBytes: number;
+  readonly chunkCount: number;
+
+  /**
+   * Reads and hashes chunks. Chunk `k` of the answer stands at `into[k * chunkBytes]`; the region's
+   * last chunk may be short, and the rest of its slot is left as it was.
+   *
+   * @param indexes Chunk indexes, `< chunkCount`.
+   * @param into At least `indexes.length * chunkBytes` bytes; untouched by the caller until it settles.
+   * @throws NativeError `EIO` and the like; `EIO` also where the file ended early (it was truncated).
+   */
+  read(indexes: Uint32Array, into: Uint8Array): Promise<ReadResult>;
+  /** `read` without the bytes. */
+  hash(indexes: Uint32Array): Promise<ReadResult>;
+  /**
+   * Verifies and writes chunks. Calls that name the same chunk take effect in the order of the calls.
+   *
+   * @returns One `StoreOutcome` per chunk.
+   * @throws NativeError `ENOSPC` and the like; chunks before the failing one may have been stored.
+   */
+  store(request: StoreRequest): Promise<Uint8Array>;
+  /** Makes what was stored durable (fdatasync). */
+  sync(): Promise<void>;
+
+  /** Chunks written through an export since the last take; leaves the set empty, in one atomic step per word. */
+  takeDirty(): Uint8Array;
+  /** Adds marks, e.g. those of a round that failed. */
+  mergeDirty(bitmap: Uint8Array): void;
+
+  presence(): Uint8Array;
+  /** Marks chunks present and wakes who waited for them. */
+  setPresent(bitmap: Uint8Array): void;
+
+  readonly gate: Gate;
+  /** Takes effect for requests not yet begun; requests parked by the gate are retried when it opens. */
+  setGate(gate: Gate): void;
+  /** Resolves once no request that began before the call is still reading or writing the store. */
+  quiesce(): Promise<void>;
+  /** Reports every chunk that somebody still waits for to `onFault` again (after a reconnect). */
+  retryFaults(): void;
+  /** Fails every parked request with this errno name, e.g. `EIO`. */
+  failParked(errno: string): void;
+
+  stats(): RegionStats;
+  /** Stops the threads, fails what is parked with ESHUTDOWN, closes the store. Exports must be gone. */
+  close(): Promise<void>;
+}
+
+export interface FuseMountOptions {
+  /** An empty directory; the region's file appears in it. */
+  readonly directory: string;
+  /** Worker threads, each with its own clone of the kernel channel. Default 2. */
+  readonly threads?: number;
+  /** The kernel's read-ahead for this mount, in bytes. Default 1 MiB. Best effort. */
+  readonly readAheadBytes?: number;
+  /** Let other users see the mount. Default true for root. */
+  readonly allowOther?: boolean;
+}
+
+export interface FuseMount {
+  readonly directory: string;
+  /** Publishes a region as `directory/name`. */
+  add(name: string, region: NativeRegion, attributes?: { readonly mode?: number; readonly readOnly?: boolean }): void;
+  /** Writes dirty pages of `mmap`ed and buffered writers back to the region. The gate must let writes pass. */
+  flush(name: string): Promise<void>;
+  /**
+   * `flush`, then drops every cached page, so that each later access asks us again. With the gate at
+   * `draining` nothing can refill the cache: this is how a mapping is fenced.
+   */
+  invalidate(name: string): Promise<void>;
+  /** Unmounts (lazily if it is busy) and fails what is in flight with ENOTCONN. Idempotent. */
+  unmount(): Promise<void>;
+}
+
+/** Whether this host lets us mount, and what to do if not. */
+export interface FuseProbe {
+  readonly available: boolean;
+  /** One line, e.g. "/dev/fuse is missing". */
+  readonly reason?: string;
+  /** One line, e.g. "run: sudo modprobe fuse". */
+  readonly remedy?: string;
+}
+
+export interface NativeAddon {
+  openRegion(options: RegionOptions): NativeRegion;
+  mountFuse(options: FuseMountOptions): FuseMount;
+  probeFuse(): FuseProbe;
+  /** BLAKE3-256: keyed with 32 bytes, or plain if `key` is undefined. On the calling thread. */
+  blake3(data: Uint8Array, key?: Uint8Array): Uint8Array;
+}
