@@ -1,0 +1,51 @@
+/**
+ * Four projects: `unit` on Node, `deno` (the part of it that must also run on Deno), `e2e` with
+ * processes, mounts and namespaces of the one machine, and `long`, which has its own command.
+ */
+import { defineConfig } from "vitest/config";
+
+/** What also runs on Deno: the relay, and every shared suite. */
+const onDeno = ["test/relay/**/*.test.ts", "test/compliance/**/*.test.ts"];
+
+export default defineConfig({
+  test: {
+    pool: "forks",
+    maxWorkers: 2,
+    reporters: ["default", "./test/support/summary-reporter.ts"],
+    projects: [
+      {
+        extends: true,
+        test: {
+          name: "unit",
+          include: ["test/*.test.ts", "test/{relay,peer,native,web,compliance,sim}/**/*.test.ts"],
+          testTimeout: 20_000,
+          hookTimeout: 60_000,
+        },
+      },
+      {
+        extends: true,
+        test: { name: "deno", include: onDeno, testTimeout: 30_000, hookTimeout: 60_000 },
+      },
+      {
+        extends: true,
+        test: {
+          name: "e2e",
+          include: ["test/e2e/**/*.test.ts"],
+          fileParallelism: false,
+          testTimeout: 120_000,
+          hookTimeout: 120_000,
+        },
+      },
+      {
+        extends: true,
+        test: {
+          name: "long",
+          include: ["test/long/**/*.test.ts"],
+          fileParallelism: false,
+          testTimeout: 1_800_000,
+          hookTimeout: 300_000,
+        },
+      },
+    ],
+  },
+});
