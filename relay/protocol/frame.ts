@@ -71,6 +71,16 @@ export interface CommitFrame {
   readonly epoch: number;
 }
 
+/**
+ * A peer asks to end the session with the seeder as the owner. The relay answers with `owner`: if its state is
+ * `cancelled` the source may go on, if the leecher owns the region it was too late.
+ */
+export interface RevokeFrame {
+  readonly kind: "revoke";
+  /** One line, for the log and the API. */
+  readonly reason: string;
+}
+
 /** What the relay may know of the region; shown in the API. */
 export interface DescribeFrame {
   readonly kind: "describe";
@@ -188,11 +198,12 @@ export interface PeerFrame {
   readonly pairing: number;
 }
 
-/** Who owns the region: the answer to `commit`, and told to both peers when it changes. */
+/** Who owns the region: the answer to `commit` and `revoke`, and told to both peers when it changes. */
 export interface OwnerFrame {
   readonly kind: "owner";
   readonly owner: Role;
   readonly ownerEpoch: number;
+  readonly state: SessionState;
 }
 
 export const COMMANDS = ["finalize", "cancel"] as const;
@@ -230,6 +241,7 @@ export type PeerToRelayFrame =
   | StreamFrame
   | ProofFrame
   | CommitFrame
+  | RevokeFrame
   | DescribeFrame
   | PhaseFrame
   | ProgressFrame
@@ -382,6 +394,11 @@ const codecs: Codecs = {
     encode: () => undefined,
     decode: () => ({ kind: "bye" }),
   },
+  revoke: {
+    number: 0x0d,
+    encode: (frame, writer) => writer.text(frame.reason, TEXT_BYTES_MAX),
+    decode: (reader) => ({ kind: "revoke", reason: reader.text(TEXT_BYTES_MAX) }),
+  },
   challenge: {
     number: 0x40,
     encode: (frame, writer) => writer.bytes(frame.challenge),
@@ -412,11 +429,15 @@ const codecs: Codecs = {
   },
   owner: {
     number: 0x43,
-    encode: (frame, writer) => writer.u8(ROLES.indexOf(frame.owner)).u32(frame.ownerEpoch),
+    encode: (frame, writer) => {
+      writer.u8(ROLES.indexOf(frame.owner)).u32(frame.ownerEpoch);
+      writer.u8(SESSION_STATES.indexOf(frame.state));
+    },
     decode: (reader) => ({
       kind: "owner",
       owner: oneOf(ROLES, reader.u8(), "owner"),
       ownerEpoch: reader.u32(),
+      state: oneOf(SESSION_STATES, reader.u8(), "state"),
     }),
   },
   command: {

@@ -20,6 +20,7 @@ export interface CommitOutcome {
   readonly committed: boolean;
   readonly owner: Role;
   readonly ownerEpoch: number;
+  readonly state: SessionState;
 }
 
 /**

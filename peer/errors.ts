@@ -1,0 +1,42 @@
+/**
+ * What can go wrong in a migration.
+ *
+ * @module
+ */
+
+/** Stable across releases; docs/errors.md gives cause and remedy for each. */
+export type MigrationErrorCode =
+  | "CHANNEL_REFUSED"
+  | "CHANNEL_CORRUPT"
+  | "MESSAGE_MALFORMED"
+  | "MESSAGE_UNEXPECTED"
+  | "VERSION_UNSUPPORTED"
+  | "REGION_MISMATCH"
+  | "CHUNK_MISMATCH"
+  | "ROOT_MISMATCH"
+  | "SOURCE_CHANGED"
+  | "STORE_FULL"
+  | "STORE_FAILED"
+  | "HOOK_FAILED"
+  | "SUSPEND_TIMEOUT"
+  | "CANCELLED"
+  | "PEER_LOST"
+  | "PEER_FAILED"
+  | "RELAY_LOST"
+  | "USAGE";
+
+export class MigrationError extends Error {
+  override readonly name = "MigrationError";
+  readonly code: MigrationErrorCode;
+
+  constructor(code: MigrationErrorCode, message: string, options?: ErrorOptions) {
+    super(message, options);
+    this.code = code;
+  }
+}
+
+/** The message of anything that was thrown, on one line. */
+export function messageOf(error: unknown): string {
+  const text = error instanceof Error ? error.message : String(error);
+  return text.replaceAll(/\s*\n\s*/g, " ");
+}

@@ -1,0 +1,31 @@
+/**
+ * Bounds of the migration protocol. Each has a line in docs/limits.md.
+ *
+ * @module
+ */
+import { CHUNK_BYTES_MAX } from "../../relay/protocol/limits.ts";
+
+/** Chunk bytes that are read, sealed and sent together: large enough to amortise a record, small enough to
+ * let an urgent one pass. A chunk larger than this is a batch of its own. */
+export const BATCH_BYTES = 512 * 1024;
+/** Chunks of one batch: bounds the header when every chunk is zeros. */
+export const BATCH_CHUNKS_MAX = 1_024;
+/** Largest message on a data stream. */
+export const DATA_MESSAGE_BYTES_MAX = CHUNK_BYTES_MAX + 64 * 1024;
+/** Largest message on the control stream. */
+export const CONTROL_MESSAGE_BYTES_MAX = 64 * 1024;
+/** A page of a bitmap: 65,536 chunks. */
+export const BITMAP_PAGE_BYTES = 8 * 1024;
+/** Faults that one message reports. */
+export const FAULTS_PER_MESSAGE_MAX = 4_096;
+/** Payload bytes that may be under way to a leecher before it has stored them. */
+export const WINDOW_BYTES_MIN = 8 * 1024 * 1024;
+export const WINDOW_BYTES_MAX = 64 * 1024 * 1024;
+/** How long a suspend hook may take before the migration is rolled back. */
+export const HOOK_DEADLINE_MS = 60_000;
+/** From suspend to commit; past it the seeder asks the relay to roll back. */
+export const FINALIZE_DEADLINE_MS = 60_000;
+/** A handshake with the other peer must be over within this time. */
+export const HANDSHAKE_DEADLINE_MS = 20_000;
+/** Rounds of pre-copy before hand-over is forced or given up. */
+export const ROUNDS_MAX = 30;

@@ -1,0 +1,83 @@
+/**
+ * The hash of every chunk, and one root over them.
+ *
+ * The root is a keyed tree of two levels: 1,024 chunk hashes make a segment (the index's segment), all segment
+ * hashes make the root. Changing one chunk rehashes one segment, so a root within the downtime stays cheap:
+ * a 1 TiB region has 16,384 segments.
+ *
+ * @module
+ */
+import { HASH_BYTES } from "../../relay/protocol/frame.ts";
+import { INDEX_SEGMENT_CHUNKS } from "../../relay/protocol/limits.ts";
+import { ChunkSet } from "./bitmap.ts";
+
+/** BLAKE3-256 keyed with the session's chunk hash key. */
+export type KeyedHash = (data: Uint8Array) => Uint8Array;
+
+export class Manifest {
+  readonly chunkCount: number;
+  readonly #keyedHash: KeyedHash;
+  readonly #hashes: Uint8Array;
+  /** In which epoch each hash was taken: an older read that ends late must not replace a newer one. */
+  readonly #epochs: Uint32Array;
+  readonly #known: ChunkSet;
+  readonly #segmentHashes: Uint8Array;
+  readonly #staleSegments: ChunkSet;
+
+  constructor(chunkCount: number, keyedHash: KeyedHash) {
+    this.chunkCount = chunkCount;
+    this.#keyedHash = keyedHash;
+    this.#hashes = new Uint8Array(chunkCount * HASH_BYTES);
+    this.#epochs = new Uint32Array(chunkCount);
+    this.#known = new ChunkSet(chunkCount);
+    const segmentCount = Math.ceil(chunkCount / INDEX_SEGMENT_CHUNKS);
+    this.#segmentHashes = new Uint8Array(segmentCount * HASH_BYTES);
+    this.#staleSegments = ChunkSet.all(segmentCount);
+  }
+
+  get knownCount(): number {
+    return this.#known.size;
+  }
+
+  get complete(): boolean {
+    return this.#known.size === this.chunkCount;
+  }
+
+  isKnown(index: number): boolean {
+    return this.#known.has(index);
+  }
+
+  /** @param hash 32 bytes, copied. Ignored if a hash of a later epoch is there. */
+  set(index: number, epoch: number, hash: Uint8Array): void {
+    if ((this.#epochs[index] ?? 0) > epoch) return;
+    this.#epochs[index] = epoch;
+    this.#hashes.set(hash, index * HASH_BYTES);
+    this.#known.add(index);
+    this.#staleSegments.add(Math.floor(index / INDEX_SEGMENT_CHUNKS));
+  }
+
+  /** A view of 32 bytes; zeros if unknown. */
+  hash(index: number): Uint8Array {
+    return this.#hashes.subarray(index * HASH_BYTES, (index + 1) * HASH_BYTES);
+  }
+
+  /** A view of the hashes of one segment, or `undefined` while one of them is unknown. */
+  segment(segment: number): Uint8Array | undefined {
+    const first = segment * INDEX_SEGMENT_CHUNKS;
+    const end = Math.min(first + INDEX_SEGMENT_CHUNKS, this.chunkCount);
+    for (let index = first; index < end; index++) if (!this.#known.has(index)) return undefined;
+    return this.#hashes.subarray(first * HASH_BYTES, end * HASH_BYTES);
+  }
+
+  /** 32 bytes, or `undefined` while some chunk's hash is unknown. */
+  root(): Uint8Array | undefined {
+    if (!this.complete) return undefined;
+    for (const segment of this.#staleSegments) {
+      const start = segment * INDEX_SEGMENT_CHUNKS * HASH_BYTES;
+      const hashes = this.#hashes.subarray(start, start + INDEX_SEGMENT_CHUNKS * HASH_BYTES);
+      this.#segmentHashes.set(this.#keyedHash(hashes), segment * HASH_BYTES);
+    }
+    this.#staleSegments.clear();
+    return this.#keyedHash(this.#segmentHashes);
+  }
+}

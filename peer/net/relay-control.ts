@@ -1,0 +1,429 @@
+/**
+ * A peer's place in its session at the relay: joins with the ticket, keeps the control stream alive, comes
+ * back when it breaks, and asks the relay for the one thing that it decides: who owns the region.
+ *
+ * @module
+ */
+import type {
+  Command,
+  DescribeFrame,
+  Frame,
+  IndexDeltaFrame,
+  IndexRootFrame,
+  IndexSegmentFrame,
+  PeerToRelayFrame,
+  Progress,
+  WelcomeFrame,
+} from "../../relay/protocol/frame.ts";
+import { ProtocolError } from "../../relay/protocol/errors.ts";
+import type { Role, SessionState } from "../../relay/protocol/ids.ts";
+import { isEnded } from "../../relay/protocol/ids.ts";
+import { CONTROL_FRAME_BYTES_MAX, HEARTBEAT_MS } from "../../relay/protocol/limits.ts";
+import { MessageReader, readFrame, writeFrame } from "../../relay/protocol/message-stream.ts";
+import type { ByteStream, LinkKind } from "../../relay/protocol/stream.ts";
+import type { Ticket } from "../../relay/protocol/ticket.ts";
+import { PROTOCOL_MAJOR, PROTOCOL_MINOR } from "../../relay/protocol/version.ts";
+import { messageOf } from "../errors.ts";
+import type { Link } from "./link.ts";
+import type { PeerIdentity } from "./peer-identity.ts";
+
+/** Waits between attempts to come back: doubled up to the longest, with jitter against stampedes. */
+const BACKOFF_FIRST_MS = 200;
+const BACKOFF_MAX_MS = 5_000;
+/** A side that was silent for this long is gone. */
+const SILENCE_MAX_MS = 3 * HEARTBEAT_MS;
+
+/** Errors that no later attempt can cure. */
+const FATAL_CODES: ReadonlySet<string> = new Set([
+  "VERSION_UNSUPPORTED",
+  "TICKET_MALFORMED",
+  "TICKET_UNKNOWN",
+  "TICKET_USED",
+  "TICKET_EXPIRED",
+  "TICKET_WRONG_ROLE",
+  "PEER_UNKNOWN",
+  "PROOF_INVALID",
+  "SESSION_ENDED",
+  "CERTIFICATE_MISMATCH",
+]);
+
+export interface Ownership {
+  readonly owner: Role;
+  readonly epoch: number;
+  readonly state: SessionState;
+}
+
+export interface RelayControlOptions {
+  readonly ticket: Ticket;
+  readonly identity: PeerIdentity;
+  readonly dial: (signal: AbortSignal) => Promise<Link>;
+  /** Described to the relay at every (re)join. */
+  readonly describe?: () => Omit<DescribeFrame, "kind"> | undefined;
+  /** A person asked for this through the API. */
+  readonly onCommand?: (command: Command, reason: string) => void;
+  /** The link broke, or is back. For people only. */
+  readonly onConnection?: (connected: boolean, detail: string) => void;
+}
+
+/** Both peers are there and may open the streams of this pairing. */
+export interface Pairing {
+  readonly number: number;
+  readonly linkKind: LinkKind;
+  openStream(streamIndex: number): Promise<ByteStream>;
+  /** Aborted when the other peer or the link is gone. */
+  readonly lost: AbortSignal;
+}
+
+interface Connection {
+  readonly link: Link;
+  readonly stream: ByteStream;
+  readonly welcome: WelcomeFrame;
+  readonly reader: MessageReader;
+}
+
+interface Waiter<T> {
+  resolve(value: T): void;
+  reject(error: unknown): void;
+}
+
+export class RelayControl {
+  readonly #options: RelayControlOptions;
+  readonly #stop = new AbortController();
+  #connection: Connection | undefined;
+  /** The ticket's token is shown until the relay has welcomed us once. */
+  #joined = false;
+  #pairing: { pairing: Pairing; lose: AbortController } | undefined;
+  #pairingWaiters: Waiter<Pairing>[] = [];
+  #ownership: Ownership | undefined;
+  /** Waits for the next answer about the owner, or for the loss of the connection that carries it. */
+  #ownershipWaiters: Waiter<Ownership>[] = [];
+  #failure: unknown;
+  #running: Promise<void> = Promise.resolve();
+  #heardAtMs = 0;
+  #pingSentAtMs = 0;
+  #rttMs = 0;
+
+  private constructor(options: RelayControlOptions) {
+    this.#options = options;
+  }
+
+  /** @throws LinkError or ProtocolError if the first attempt fails. */
+  static async join(options: RelayControlOptions): Promise<RelayControl> {
+    const control = new RelayControl(options);
+    const first = await control.#connect();
+    control.#running = control.#run(first);
+    return control;
+  }
+
+  /** What the relay last said of the owner. */
+  get ownership(): Ownership {
+    if (this.#ownership === undefined) throw new Error("not joined yet");
+    return this.#ownership;
+  }
+
+  get linkKind(): LinkKind | undefined {
+    return this.#connection?.link.kind;
+  }
+
+  /** Smoothed round trip to the relay, 0 until it is measured. */
+  get rttMs(): number {
+    return this.#rttMs;
+  }
+
+  /**
+   * The pairing with the other peer, as soon as there is one that is not lost.
+   *
+   * @throws what ended the session for good, or the signal's reason.
+   */
+  pairing(signal?: AbortSignal): Promise<Pairing> {
+    if (this.#failure !== undefined) return Promise.reject(this.#failure);
+    if (this.#pairing !== undefined) return Promise.resolve(this.#pairing.pairing);
+    return new Promise((resolve, reject) => {
+      this.#pairingWaiters.push({ resolve, reject });
+      signal?.addEventListener("abort", () => reject(signal.reason), { once: true });
+    });
+  }
+
+  /**
+   * Asks to make the leecher the owner at `epoch`, until there is an answer.
+   *
+   * @throws what ended the session for good, or the signal's reason.
+   */
+  commit(epoch: number, signal?: AbortSignal): Promise<Ownership> {
+    return this.#ask({ kind: "commit", epoch }, signal);
+  }
+
+  /** Asks to end the session with the seeder as the owner, until there is an answer. */
+  revoke(reason: string, signal?: AbortSignal): Promise<Ownership> {
+    return this.#ask({ kind: "revoke", reason }, signal);
+  }
+
+  reportPhase(state: SessionState, reason = ""): void {
+    this.#report({ kind: "phase", state, reason });
+  }
+
+  reportProgress(progress: Progress): void {
+    this.#report({ kind: "progress", progress });
+  }
+
+  /** Resolves when the relay will take more; `false` if there is no connection and nothing was sent. */
+  async reportIndex(
+    frame: IndexSegmentFrame | IndexDeltaFrame | IndexRootFrame,
+  ): Promise<boolean> {
+    const connection = this.#connection;
+    if (connection === undefined) return false;
+    try {
+      await writeFrame(connection.stream, frame);
+      return true;
+    } catch {
+      // The read side sees the loss and reconnects; the caller sends the checkpoint again.
+      return false;
+    }
+  }
+
+  /** Says goodbye and leaves. */
+  async close(): Promise<void> {
+    if (this.#stop.signal.aborted) return this.#running;
+    const connection = this.#connection;
+    if (connection !== undefined) {
+      try {
+        await writeFrame(connection.stream, { kind: "bye" });
+        await connection.stream.end();
+      } catch {
+        // Gone already: there is nobody to say goodbye to.
+      }
+    }
+    this.#stop.abort(new ProtocolError("LINK_CLOSED", "this peer left the session"));
+    await connection?.link.close("OK", "done");
+    await this.#running;
+  }
+
+  async #ask(frame: PeerToRelayFrame, signal?: AbortSignal): Promise<Ownership> {
+    for (;;) {
+      signal?.throwIfAborted();
+      if (this.#failure !== undefined) throw this.#failure;
+      const connection = this.#connection;
+      if (connection !== undefined) {
+        try {
+          const answer = this.#nextOwnership(signal);
+          await Promise.all([writeFrame(connection.stream, frame), answer]);
+          return await answer;
+        } catch (error) {
+          if (signal?.aborted === true) throw signal.reason;
+          if (error instanceof ProtocolError && FATAL_CODES.has(error.code)) throw error;
+          // Not answered: the outcome is unknown, so the same question is asked again.
+        }
+      }
+      await sleep(BACKOFF_FIRST_MS, signal);
+    }
+  }
+
+  #nextOwnership(signal?: AbortSignal): Promise<Ownership> {
+    return new Promise((resolve, reject) => {
+      this.#ownershipWaiters.push({ resolve, reject });
+      signal?.addEventListener("abort", () => reject(signal.reason), { once: true });
+    });
+  }
+
+  #report(frame: PeerToRelayFrame): void {
+    const connection = this.#connection;
+    if (connection === undefined) return;
+    writeFrame(connection.stream, frame).catch(() => {
+      // Reports are for people; the read side sees the loss and reconnects.
+    });
+  }
+
+  async #run(first: Connection): Promise<void> {
+    let connection: Connection | undefined = first;
+    let delayMs = BACKOFF_FIRST_MS;
+    for (;;) {
+      try {
+        connection ??= await this.#connect();
+        delayMs = BACKOFF_FIRST_MS;
+        this.#options.onConnection?.(true, connection.link.kind);
+        await this.#serve(connection);
+      } catch (error) {
+        this.#disconnected(error);
+        if (this.#stop.signal.aborted) return;
+        if (isFatal(error)) {
+          this.#fail(error);
+          return;
+        }
+        this.#options.onConnection?.(false, messageOf(error));
+      }
+      connection = undefined;
+      try {
+        await sleep(delayMs * (0.5 + Math.random()), this.#stop.signal);
+      } catch {
+        return;
+      }
+      delayMs = Math.min(delayMs * 2, BACKOFF_MAX_MS);
+    }
+  }
+
+  async #connect(): Promise<Connection> {
+    const { ticket, identity, dial } = this.#options;
+    const link = await dial(this.#stop.signal);
+    try {
+      const stream = await link.openStream();
+      const reader = new MessageReader(stream);
+      await writeFrame(stream, {
+        kind: "hello",
+        major: PROTOCOL_MAJOR,
+        minor: PROTOCOL_MINOR,
+        features: 0,
+        role: ticket.role,
+        sessionId: ticket.sessionId,
+        peerKey: identity.publicKey,
+        token: this.#joined ? undefined : ticket.token,
+      });
+      let frame = await this.#frame(reader);
+      if (frame.kind === "challenge") {
+        const signature = identity.prove(frame.challenge, ticket.sessionId, ticket.role);
+        await writeFrame(stream, { kind: "proof", signature });
+        frame = await this.#frame(reader);
+      }
+      if (frame.kind !== "welcome") {
+        throw new ProtocolError("FRAME_UNEXPECTED", `the relay sent ${frame.kind}, not a welcome`);
+      }
+      this.#joined = true;
+      this.#ownership = { owner: frame.owner, epoch: frame.ownerEpoch, state: frame.state };
+      this.#heardAtMs = performance.now();
+      const connection = { link, stream, welcome: frame, reader };
+      this.#connection = connection;
+      const describe = this.#options.describe?.();
+      if (describe !== undefined) this.#report({ kind: "describe", ...describe });
+      return connection;
+    } catch (error) {
+      await link.close("LINK_CLOSED", "join failed");
+      throw error;
+    }
+  }
+
+  /** The next frame; an `error` frame is thrown as what it says. */
+  async #frame(reader: MessageReader): Promise<Frame> {
+    const frame = await readFrame(reader, CONTROL_FRAME_BYTES_MAX);
+    if (frame === null) throw new ProtocolError("LINK_CLOSED", "the relay closed the connection");
+    if (frame.kind === "error") throw new ProtocolError(frame.code, frame.message);
+    return frame;
+  }
+
+  /** Handles frames until the connection ends, which is always an error. */
+  async #serve(connection: Connection): Promise<never> {
+    const heartbeat = setInterval(() => {
+      if (performance.now() - this.#heardAtMs > SILENCE_MAX_MS) {
+        connection.stream.abort("DEADLINE_EXCEEDED", "the relay is silent");
+        void connection.link.close("DEADLINE_EXCEEDED", "the relay is silent");
+        return;
+      }
+      this.#pingSentAtMs = performance.now();
+      this.#report({ kind: "ping", nonce: 0 });
+    }, HEARTBEAT_MS);
+    try {
+      for (;;) this.#handle(await this.#frame(connection.reader), connection);
+    } finally {
+      clearInterval(heartbeat);
+    }
+  }
+
+  #handle(frame: Frame, connection: Connection): void {
+    this.#heardAtMs = performance.now();
+    switch (frame.kind) {
+      case "pong": {
+        const sampleMs = performance.now() - this.#pingSentAtMs;
+        this.#rttMs = this.#rttMs === 0 ? sampleMs : this.#rttMs * 0.875 + sampleMs * 0.125;
+        return;
+      }
+      case "peer":
+        this.#losePairing("the other peer is gone");
+        if (frame.present) this.#pair(connection, frame.pairing);
+        return;
+      case "owner": {
+        const ownership = { owner: frame.owner, epoch: frame.ownerEpoch, state: frame.state };
+        this.#ownership = ownership;
+        for (const waiter of this.#ownershipWaiters.splice(0)) waiter.resolve(ownership);
+        if (isEnded(frame.state) && frame.state !== "done") {
+          this.#losePairing(`the session is ${frame.state}`);
+        }
+        return;
+      }
+      case "command":
+        this.#options.onCommand?.(frame.command, frame.reason);
+        return;
+      case "goAway":
+        throw new ProtocolError("RELAY_DRAINING", "the relay is going down");
+      default:
+        // A frame that has no place here, or none that this version knows: not worth the session.
+        return;
+    }
+  }
+
+  #pair(connection: Connection, number: number): void {
+    const { ticket } = this.#options;
+    const lose = new AbortController();
+    const pairing: Pairing = {
+      number,
+      linkKind: connection.link.kind,
+      lost: lose.signal,
+      openStream: async (streamIndex) => {
+        const stream = await connection.link.openStream();
+        await writeFrame(stream, {
+          kind: "stream",
+          sessionId: ticket.sessionId,
+          role: ticket.role,
+          streamSecret: connection.welcome.streamSecret,
+          pairing: number,
+          streamIndex,
+        });
+        return stream;
+      },
+    };
+    this.#pairing = { pairing, lose };
+    for (const waiter of this.#pairingWaiters.splice(0)) waiter.resolve(pairing);
+  }
+
+  #losePairing(reason: string): void {
+    this.#pairing?.lose.abort(new ProtocolError("PEER_GONE", reason));
+    this.#pairing = undefined;
+  }
+
+  #disconnected(error: unknown): void {
+    const connection = this.#connection;
+    this.#connection = undefined;
+    this.#losePairing(`the connection to the relay is lost: ${messageOf(error)}`);
+    for (const waiter of this.#ownershipWaiters.splice(0)) waiter.reject(error);
+    void connection?.link.close("LINK_CLOSED", "reconnecting");
+  }
+
+  #fail(error: unknown): void {
+    this.#failure = error;
+    for (const waiter of this.#pairingWaiters.splice(0)) waiter.reject(error);
+  }
+}
+
+function isFatal(error: unknown): boolean {
+  return (
+    error instanceof Error &&
+    "code" in error &&
+    typeof error.code === "string" &&
+    FATAL_CODES.has(error.code)
+  );
+}
+
+function sleep(ms: number, signal?: AbortSignal): Promise<void> {
+  return new Promise((resolve, reject) => {
+    if (signal?.aborted === true) {
+      reject(signal.reason);
+      return;
+    }
+    const onAbort = (): void => {
+      clearTimeout(timer);
+      reject(signal?.reason);
+    };
+    const timer = setTimeout(() => {
+      signal?.removeEventListener("abort", onAbort);
+      resolve();
+    }, ms);
+    signal?.addEventListener("abort", onAbort, { once: true });
+  });
+}
