@@ -34,9 +34,3 @@ export class MigrationError extends Error {
     this.code = code;
   }
 }
-
-/** The message of anything that was thrown, on one line. */
-export function messageOf(error: unknown): string {
-  const text = error instanceof Error ? error.message : String(error);
-  return text.replaceAll(/\s*\n\s*/g, " ");
-}

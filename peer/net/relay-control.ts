@@ -15,7 +15,7 @@ import type {
   Progress,
   WelcomeFrame,
 } from "../../relay/protocol/frame.ts";
-import { ProtocolError } from "../../relay/protocol/errors.ts";
+import { messageOf, ProtocolError } from "../../relay/protocol/errors.ts";
 import type { Role, SessionState } from "../../relay/protocol/ids.ts";
 import { isEnded } from "../../relay/protocol/ids.ts";
 import { CONTROL_FRAME_BYTES_MAX, HEARTBEAT_MS } from "../../relay/protocol/limits.ts";
@@ -23,7 +23,6 @@ import { MessageReader, readFrame, writeFrame } from "../../relay/protocol/messa
 import type { ByteStream, LinkKind } from "../../relay/protocol/stream.ts";
 import type { Ticket } from "../../relay/protocol/ticket.ts";
 import { PROTOCOL_MAJOR, PROTOCOL_MINOR } from "../../relay/protocol/version.ts";
-import { messageOf } from "../errors.ts";
 import type { Link } from "./link.ts";
 import type { PeerIdentity } from "./peer-identity.ts";
 

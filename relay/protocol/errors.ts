@@ -59,3 +59,9 @@ export class ProtocolError extends Error {
     return ProtocolErrorNumber[this.code];
   }
 }
+
+/** The message of anything that was thrown, on one line. */
+export function messageOf(error: unknown): string {
+  const text = error instanceof Error ? error.message : String(error);
+  return text.replaceAll(/\s*\n\s*/g, " ");
+}

@@ -1,0 +1,145 @@
+/**
+ * One session's peers while they are connected, and the streams that join them.
+ *
+ * @module
+ */
+import { timingSafeEqual } from "node:crypto";
+import type { Progress, RelayToPeerFrame, StreamFrame } from "../protocol/frame.ts";
+import { ProtocolError, type ProtocolErrorCode } from "../protocol/errors.ts";
+import type { Role } from "../protocol/ids.ts";
+import { STREAM_PAIRING_DEADLINE_MS, STREAMS_PER_PAIRING_MAX } from "../protocol/limits.ts";
+import { writeFrame } from "../protocol/message-stream.ts";
+import type { ByteStream, LinkKind } from "../protocol/stream.ts";
+import { splice, type SpliceEnd } from "./splice.ts";
+
+/** One peer's control stream. */
+export interface Member {
+  readonly role: Role;
+  readonly stream: ByteStream;
+  readonly kind: LinkKind;
+  readonly remoteAddress: string;
+  readonly peerKey: Uint8Array;
+  readonly streamSecret: Uint8Array;
+  readonly joinedAtMs: number;
+  heardAtMs: number;
+}
+
+interface Waiting {
+  readonly role: Role;
+  readonly end: SpliceEnd;
+  readonly timer: ReturnType<typeof setTimeout>;
+}
+
+export class Room {
+  readonly sessionId: Uint8Array;
+  readonly #members: Partial<Record<Role, Member>> = {};
+  #pairing = 0;
+  /** Streams whose twin has not come yet, by index. */
+  readonly #waiting = new Map<number, Waiting>();
+  readonly #spliced = new Map<number, readonly [ByteStream, ByteStream]>();
+  readonly bytesFrom: Record<Role, number> = { seeder: 0, leecher: 0 };
+  progress: Progress | undefined;
+
+  constructor(sessionId: Uint8Array) {
+    this.sessionId = sessionId;
+  }
+
+  member(role: Role): Member | undefined {
+    return this.#members[role];
+  }
+
+  get empty(): boolean {
+    return this.#members.seeder === undefined && this.#members.leecher === undefined;
+  }
+
+  /** Takes a peer in. An earlier connection of the same peer gives way: only the key's holder gets here. */
+  enter(member: Member): void {
+    const earlier = this.#members[member.role];
+    if (earlier !== undefined) this.leave(earlier, "ROLE_TAKEN", "this peer connected again");
+    this.#members[member.role] = member;
+    if (this.#members.seeder !== undefined && this.#members.leecher !== undefined) {
+      this.#pairing++;
+      this.broadcast({ kind: "peer", present: true, pairing: this.#pairing });
+    } else {
+      send(member, { kind: "peer", present: false, pairing: this.#pairing });
+    }
+  }
+
+  /** Lets a peer go, with all its streams. Does nothing for a connection that was replaced before. */
+  leave(member: Member, code: ProtocolErrorCode, reason: string): void {
+    member.stream.abort(code, reason);
+    if (this.#members[member.role] !== member) return;
+    delete this.#members[member.role];
+    this.#dropStreams("PEER_GONE", `the ${member.role} is gone`);
+    this.broadcast({ kind: "peer", present: false, pairing: this.#pairing });
+  }
+
+  broadcast(frame: RelayToPeerFrame): void {
+    if (this.#members.seeder !== undefined) send(this.#members.seeder, frame);
+    if (this.#members.leecher !== undefined) send(this.#members.leecher, frame);
+  }
+
+  /**
+   * Joins a stream to its twin, or keeps it until the twin comes.
+   *
+   * @throws ProtocolError `PEER_UNKNOWN`, `STREAM_UNPAIRED`, `LIMIT_EXCEEDED`
+   */
+  addStream(frame: StreamFrame, end: SpliceEnd): void {
+    const member = this.#members[frame.role];
+    if (member === undefined || !timingSafeEqual(member.streamSecret, frame.streamSecret)) {
+      throw new ProtocolError("PEER_UNKNOWN", "no peer with this stream secret is connected");
+    }
+    if (frame.pairing !== this.#pairing || this.#members[other(frame.role)] === undefined) {
+      throw new ProtocolError("STREAM_UNPAIRED", "this pairing of the two peers is over");
+    }
+    if (frame.streamIndex >= STREAMS_PER_PAIRING_MAX || this.#spliced.has(frame.streamIndex)) {
+      throw new ProtocolError("LIMIT_EXCEEDED", `stream ${frame.streamIndex} is not free`);
+    }
+    const waiting = this.#waiting.get(frame.streamIndex);
+    if (waiting === undefined) {
+      const timer = setTimeout(() => {
+        this.#waiting.delete(frame.streamIndex);
+        end.stream.abort("STREAM_UNPAIRED", "the other peer did not open this stream");
+      }, STREAM_PAIRING_DEADLINE_MS);
+      this.#waiting.set(frame.streamIndex, { role: frame.role, end, timer });
+      return;
+    }
+    if (waiting.role === frame.role) {
+      throw new ProtocolError("LIMIT_EXCEEDED", `stream ${frame.streamIndex} is open already`);
+    }
+    clearTimeout(waiting.timer);
+    this.#waiting.delete(frame.streamIndex);
+    const ends = [waiting.end.stream, end.stream] as const;
+    this.#spliced.set(frame.streamIndex, ends);
+    void splice(waiting.end, end, (from, count) => {
+      this.bytesFrom[from === "a" ? waiting.role : frame.role] += count;
+    }).then(() => {
+      if (this.#spliced.get(frame.streamIndex) === ends) this.#spliced.delete(frame.streamIndex);
+    });
+  }
+
+  close(code: ProtocolErrorCode, reason: string): void {
+    this.#dropStreams(code, reason);
+    for (const member of Object.values(this.#members)) member.stream.abort(code, reason);
+  }
+
+  #dropStreams(code: ProtocolErrorCode, reason: string): void {
+    for (const { end, timer } of this.#waiting.values()) {
+      clearTimeout(timer);
+      end.stream.abort(code, reason);
+    }
+    this.#waiting.clear();
+    for (const ends of this.#spliced.values()) for (const stream of ends) stream.abort(code, reason);
+    this.#spliced.clear();
+  }
+}
+
+export function send(member: Member, frame: RelayToPeerFrame): void {
+  writeFrame(member.stream, frame).catch(() => {
+    // Its own read loop sees the loss and lets the member go.
+  });
+}
+
+export function other(role: Role): Role {
+  return role === "seeder" ? "leecher" : "seeder";
+}
