@@ -5,11 +5,23 @@
 import { defineConfig } from "vitest/config";
 
 /** What also runs on Deno: the relay, and every shared suite. */
-const onDeno = ["test/relay/**/*.test.ts", "test/compliance/**/*.test.ts"];
+const onDeno = [
+  "test/relay/**/*.test.ts",
+  "test/compliance/**/*.test.ts",
+  "test/support/*.test.ts",
+];
+
+declare module "vitest" {
+  interface ProvidedContext {
+    /** What `test/support/run.mjs` runs this project on. */
+    runtime: "node" | "deno";
+  }
+}
 
 export default defineConfig({
   test: {
     pool: "forks",
+    provide: { runtime: "node" },
     maxWorkers: 2,
     reporters: ["default", "./test/support/summary-reporter.ts"],
     projects: [
@@ -17,14 +29,23 @@ export default defineConfig({
         extends: true,
         test: {
           name: "unit",
-          include: ["test/*.test.ts", "test/{relay,peer,native,web,compliance,sim}/**/*.test.ts"],
+          include: [
+            "test/*.test.ts",
+            "test/{relay,peer,native,web,compliance,sim,support}/**/*.test.ts",
+          ],
           testTimeout: 20_000,
           hookTimeout: 60_000,
         },
       },
       {
         extends: true,
-        test: { name: "deno", include: onDeno, testTimeout: 30_000, hookTimeout: 60_000 },
+        test: {
+          name: "deno",
+          include: onDeno,
+          provide: { runtime: "deno" },
+          testTimeout: 30_000,
+          hookTimeout: 60_000,
+        },
       },
       {
         extends: true,

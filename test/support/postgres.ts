@@ -131,7 +131,9 @@ function unprivileged(): { uid: number; gid: number } | undefined {
   for (const name of ["postgres", "nobody"]) {
     try {
       const ask = (flag: string): number =>
-        Number(execFileSync("id", [flag, name], { stdio: ["ignore", "pipe", "ignore"] }).toString());
+        Number(
+          execFileSync("id", [flag, name], { stdio: ["ignore", "pipe", "ignore"] }).toString(),
+        );
       return { uid: ask("-u"), gid: ask("-g") };
     } catch {
       // No such user here; the next one may be.

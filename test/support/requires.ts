@@ -8,9 +8,9 @@
  *
  * @module
  */
-import { accessSync, closeSync, constants, existsSync, openSync, readdirSync } from "node:fs";
-import path from "node:path";
+import { closeSync, existsSync, openSync } from "node:fs";
 
+import { findProgram, installCommand, isRoot, packageManager } from "./programs.mjs";
 import tools from "./tools.json" with { type: "json" };
 
 /** A program that `test/support/setup.mjs` knows how to install. */
@@ -38,8 +38,8 @@ const unmet = (skipReason: string): Requirement => ({ available: false, path: ""
 /** A program on this machine, also where its package keeps it off the `PATH`. */
 export function requireTool(name: ToolName): Requirement {
   const tool: Tool = tools[name];
-  const found = find(name, tool.look);
-  return found ? met(found) : unmet(`no ${name} here; install it: ${installCommand(tool)}`);
+  const found = findProgram(name, tool.look);
+  return found ? met(found) : unmet(`no ${name} here; install it: ${howToInstall(tool)}`);
 }
 
 /** Root, for mounts, devices and network namespaces. */
@@ -68,44 +68,7 @@ export function skipUnless(
   if (reasons.length > 0) ctx.skip(reasons.join("; "));
 }
 
-function isRoot(): boolean {
-  return process.getuid?.() === 0;
-}
-
-function find(name: string, look: readonly string[] = []): string | undefined {
-  const folders = [...(process.env["PATH"] ?? "").split(":"), "/usr/sbin", "/sbin"];
-  folders.push(...look.flatMap(expand));
-  return folders.map((folder) => path.join(folder, name)).find(isExecutable);
-}
-
-/** Folders that a pattern with `*` in its names stands for, the highest version first. */
-function expand(pattern: string): string[] {
-  let found = ["/"];
-  for (const part of pattern.split("/").filter(Boolean)) {
-    const [before = "", after] = part.split("*");
-    found = found.flatMap((folder) => {
-      if (after === undefined) return [path.join(folder, part)];
-      if (!existsSync(folder)) return [];
-      return readdirSync(folder)
-        .filter((name) => name.startsWith(before) && name.endsWith(after))
-        .map((name) => path.join(folder, name));
-    });
-  }
-  return found.toSorted((a, b) => b.localeCompare(a, "en", { numeric: true }));
-}
-
-function isExecutable(file: string): boolean {
-  try {
-    accessSync(file, constants.X_OK);
-    return true;
-  } catch {
-    return false;
-  }
-}
-
-function installCommand(tool: Tool): string {
-  const sudo = isRoot() ? "" : "sudo ";
-  if (find("dnf")) return `${sudo}dnf install -y ${tool.dnf}`;
-  if (find("apk")) return `${sudo}apk add ${tool.apk}`;
-  return `${sudo}apt-get install -y --no-install-recommends ${tool.apt}`;
+function howToInstall(tool: Tool): string {
+  const manager = packageManager() ?? "apt";
+  return [...(isRoot() ? [] : ["sudo"]), ...installCommand(manager, [tool[manager]])].join(" ");
 }

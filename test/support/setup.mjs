@@ -5,8 +5,9 @@
 // missing. Where it may not install, it prints the command and leaves: the tests concerned are then
 // skipped, each with that same command. MEMFERRY_TEST_SETUP=off installs nothing.
 import { spawnSync } from "node:child_process";
-import { accessSync, constants, existsSync, readFileSync, readdirSync } from "node:fs";
-import path from "node:path";
+import { existsSync, readFileSync } from "node:fs";
+
+import { findProgram, installCommand, isRoot, packageManager } from "./programs.mjs";
 
 const suite = process.argv[2] ?? "default";
 
@@ -32,67 +33,29 @@ if (existsSync("native/build.mjs")) {
 /** @type {Record<string, { why: string, suites: string[], look?: string[], apt: string, dnf: string, apk: string }>} */
 const tools = JSON.parse(readFileSync(new URL("tools.json", import.meta.url), "utf8"));
 
-/** Folders that a pattern with `*` in one of its names stands for. @param {string} pattern */
-function matches(pattern) {
-  /** @type {string[]} */
-  let found = ["/"];
-  for (const part of pattern.split("/").filter(Boolean)) {
-    const [before, after] = part.split("*");
-    found = found.flatMap((folder) => {
-      if (after === undefined) return [path.join(folder, part)];
-      if (!existsSync(folder)) return [];
-      return readdirSync(folder)
-        .filter((name) => name.startsWith(before) && name.endsWith(after))
-        .map((name) => path.join(folder, name));
-    });
-  }
-  return found;
-}
-
-/** @param {string} name @param {string[]} look */
-function installed(name, look = []) {
-  const folders = [...(process.env.PATH ?? "").split(":"), "/usr/sbin", "/sbin"];
-  for (const pattern of look) folders.push(...matches(pattern));
-  return folders.some((folder) => {
-    try {
-      accessSync(path.join(folder, name), constants.X_OK);
-      return true;
-    } catch {
-      return false;
-    }
-  });
-}
-
 const missing = Object.entries(tools).filter(
-  ([name, tool]) => tool.suites.includes(suite) && !installed(name, tool.look),
+  ([name, tool]) => tool.suites.includes(suite) && !findProgram(name, tool.look),
 );
 if (missing.length === 0) process.exit(0);
-
-const managers = /** @type {const} */ ({
-  apt: ["apt-get", "install", "-y", "--no-install-recommends"],
-  dnf: ["dnf", "install", "-y"],
-  apk: ["apk", "add"],
-});
-const manager = Object.keys(managers).find((name) => installed(managers[name][0]));
 
 console.log("test set-up: programs that some tests need are missing:");
 for (const [name, tool] of missing) console.log(`  ${name}: ${tool.why}`);
 
+const manager = packageManager();
 if (!manager) {
   console.log("No package manager that this script knows; the tests concerned will be skipped.");
   process.exit(0);
 }
 
 const packages = [...new Set(missing.map(([, tool]) => tool[manager]))];
-const isRoot = process.getuid?.() === 0;
 const mayInstall =
   process.env.MEMFERRY_TEST_SETUP !== "off" &&
-  (isRoot || spawnSync("sudo", ["-n", "true"], { stdio: "ignore" }).status === 0);
+  (isRoot() || spawnSync("sudo", ["-n", "true"], { stdio: "ignore" }).status === 0);
 
 /** @param {string[]} command */
 function run(command) {
   const asRoot = ["env", "DEBIAN_FRONTEND=noninteractive", ...command];
-  const [file, ...args] = isRoot ? asRoot : ["sudo", "-n", ...asRoot];
+  const [file, ...args] = isRoot() ? asRoot : ["sudo", "-n", ...asRoot];
   console.log(`  $ ${command.join(" ")}`);
   const { status, stdout, stderr } = spawnSync(file, args, {
     stdio: ["ignore", "pipe", "pipe"],
@@ -107,16 +70,15 @@ function run(command) {
 if (mayInstall) {
   console.log(`Installing: ${packages.join(" ")}`);
   if (manager === "apt") run(["apt-get", "update"]);
-  const install = managers[manager];
   // One by one if together fails: a package unknown to this release must not cost the others.
-  if (!run([...install, ...packages]) && packages.length > 1) {
-    for (const name of packages) run([...install, name]);
+  if (!run(installCommand(manager, packages)) && packages.length > 1) {
+    for (const name of packages) run(installCommand(manager, [name]));
   }
 }
 
-const left = missing.filter(([name, tool]) => !installed(name, tool.look));
+const left = missing.filter(([name, tool]) => !findProgram(name, tool.look));
 if (left.length > 0) {
-  const names = [...new Set(left.map(([, tool]) => tool[manager]))].join(" ");
+  const names = [...new Set(left.map(([, tool]) => tool[manager]))];
   console.log("Tests that need what is missing will be skipped. To run them, install:");
-  console.log(`  ${isRoot ? "" : "sudo "}${managers[manager].join(" ")} ${names}`);
+  console.log(`  ${isRoot() ? "" : "sudo "}${installCommand(manager, names).join(" ")}`);
 }
