@@ -1,0 +1,255 @@
+/**
+ * The relay's database: PostgreSQL by URL, or PGlite in a directory or in memory. One type for both.
+ *
+ * Drizzle serves the control tables. The chunk index goes past it, by prepared statements with binary
+ * parameters. A failure of the database is `RelayError` `DATABASE_UNAVAILABLE` with its cause, whichever
+ * driver it came from, and never an event that ends the process.
+ *
+ * @module
+ */
+import { existsSync } from "node:fs";
+import { fileURLToPath } from "node:url";
+
+import { PGlite } from "@electric-sql/pglite";
+import { drizzle as drizzlePostgres } from "drizzle-orm/node-postgres";
+import { migrate as migratePostgres } from "drizzle-orm/node-postgres/migrator";
+import type { PgDatabase, PgQueryResultHKT } from "drizzle-orm/pg-core";
+import { drizzle as drizzlePglite } from "drizzle-orm/pglite";
+import { migrate as migratePglite } from "drizzle-orm/pglite/migrator";
+import pg from "pg";
+
+import { messageOf, ProtocolError } from "../protocol/errors.ts";
+import { RelayError, systemCode } from "../errors.ts";
+import * as schema from "./schema.ts";
+
+/** What both drivers' Drizzle has in common, a transaction included. */
+export type Orm = PgDatabase<PgQueryResultHKT, typeof schema>;
+
+/** A statement that is parsed once per connection. `name` is unique in the program. */
+export interface Statement {
+  readonly name: string;
+  readonly text: string;
+}
+
+export type Value = string | number | boolean | null | Uint8Array;
+/** Integers of 64 bits come as text from one driver and as a number from the other: use `Number()`. */
+export type Row = Readonly<Record<string, unknown>>;
+export type Query = (statement: Statement, values: readonly Value[]) => Promise<readonly Row[]>;
+
+export interface Database extends AsyncDisposable {
+  readonly kind: "postgres" | "pglite";
+  /** @throws RelayError `DATABASE_UNAVAILABLE`, and what `work` throws of ours. */
+  run<T>(work: (orm: Orm) => Promise<T>): Promise<T>;
+  /** One transaction; done again from the start if it collided with another. */
+  transaction<T>(work: (orm: Orm) => Promise<T>): Promise<T>;
+  /** One prepared statement. */
+  readonly query: Query;
+  /** Prepared statements in one transaction; done again from the start if it collided with another. */
+  queryTransaction<T>(work: (query: Query) => Promise<T>): Promise<T>;
+  /** Rejects if the database does not answer. */
+  ping(): Promise<void>;
+  /** Repeated calls do nothing. */
+  close(): Promise<void>;
+}
+
+export interface OpenDatabaseOptions {
+  /** `postgres://...`. */
+  readonly url?: string | undefined;
+  /** Where PGlite keeps its files; nobody else may have it open. */
+  readonly dataDir?: string | undefined;
+  /** PGlite without files: gone when closed. */
+  readonly memory?: boolean | undefined;
+  /** Told of every failure; for a counter and the log. */
+  readonly onError?: (error: unknown) => void;
+}
+
+const CONNECTIONS_MAX = 10;
+const CONNECT_TIMEOUT_MS = 5_000;
+const STATEMENT_TIMEOUT_MS = 15_000;
+/** Longer than the server's own, so that the server's answer comes first if there is one. */
+const QUERY_TIMEOUT_MS = 20_000;
+/** How often a transaction that collided with another is done again. */
+const TRANSACTION_ATTEMPTS = 5;
+/** Any number, the same in every relay: one of them migrates, the others wait. */
+const MIGRATION_LOCK = 0x6d66_7279;
+
+/** Opens the database and brings its tables up to date. */
+export async function openDatabase(options: OpenDatabaseOptions = {}): Promise<Database> {
+  const onError = options.onError ?? (() => {});
+  try {
+    return options.url === undefined
+      ? await openPglite(options.memory === true ? undefined : options.dataDir, onError)
+      : await openPostgres(options.url, onError);
+  } catch (error) {
+    throw translate(error, "the database could not be opened");
+  }
+}
+
+async function openPglite(
+  dataDir: string | undefined,
+  onError: (error: unknown) => void,
+): Promise<Database> {
+  const client = await PGlite.create(dataDir === undefined ? {} : { dataDir });
+  const typed = drizzlePglite(client, { schema });
+  await migratePglite(typed, { migrationsFolder: migrationsFolder() });
+  // The two drivers differ in the type of a raw result, which nobody here looks at.
+  const orm = typed as unknown as Orm;
+  const guard = guarded(onError);
+  let closing: Promise<void> | undefined;
+  const close = (): Promise<void> => (closing ??= client.close());
+  return {
+    kind: "pglite",
+    run: (work) => guard(() => work(orm)),
+    transaction: (work) => guard(() => orm.transaction((tx) => work(tx)), TRANSACTION_ATTEMPTS),
+    query: (statement, values) =>
+      guard(async () => (await client.query<Row>(statement.text, [...values])).rows),
+    queryTransaction: (work) =>
+      guard(
+        () =>
+          client.transaction((tx) =>
+            work(
+              async (statement, values) => (await tx.query<Row>(statement.text, [...values])).rows,
+            ),
+          ),
+        TRANSACTION_ATTEMPTS,
+      ),
+    ping: () => guard(async () => void (await client.query("select 1"))),
+    close,
+    [Symbol.asyncDispose]: close,
+  };
+}
+
+async function openPostgres(url: string, onError: (error: unknown) => void): Promise<Database> {
+  const pool = new pg.Pool({
+    connectionString: url,
+    max: CONNECTIONS_MAX,
+    connectionTimeoutMillis: CONNECT_TIMEOUT_MS,
+    statement_timeout: STATEMENT_TIMEOUT_MS,
+    query_timeout: QUERY_TIMEOUT_MS,
+    idle_in_transaction_session_timeout: STATEMENT_TIMEOUT_MS,
+    keepAlive: true,
+    application_name: "memferry-relay",
+  });
+  // Without listeners a connection that the server drops would end the process: the pool's covers the
+  // idle ones, the client's those in use, whose query then rejects as well.
+  pool.on("error", (error) => onError(error));
+  pool.on("connect", (client) => client.on("error", () => {}));
+  try {
+    await migrateLocked(pool);
+  } catch (error) {
+    await pool.end();
+    throw error;
+  }
+  const orm = drizzlePostgres(pool, { schema }) as unknown as Orm; // As above.
+  const guard = guarded(onError);
+  let closing: Promise<void> | undefined;
+  const close = (): Promise<void> => (closing ??= pool.end());
+  const ask = async (
+    on: pg.Pool | pg.PoolClient,
+    statement: Statement,
+    values: readonly Value[],
+  ): Promise<readonly Row[]> =>
+    (await on.query<Row>({ name: statement.name, text: statement.text, values: [...values] })).rows;
+  return {
+    kind: "postgres",
+    run: (work) => guard(() => work(orm)),
+    transaction: (work) => guard(() => orm.transaction((tx) => work(tx)), TRANSACTION_ATTEMPTS),
+    query: (statement, values) => guard(() => ask(pool, statement, values)),
+    queryTransaction: (work) =>
+      guard(async () => {
+        const client = await pool.connect();
+        let broken: Error | undefined;
+        try {
+          await client.query("begin");
+          const result = await work((statement, values) => ask(client, statement, values));
+          await client.query("commit");
+          return result;
+        } catch (error) {
+          await client.query("rollback").catch((failure: unknown) => {
+            // The connection is lost, and with it the transaction: the pool must not use it again.
+            broken = failure instanceof Error ? failure : new Error(String(failure));
+          });
+          throw error;
+        } finally {
+          client.release(broken);
+        }
+      }, TRANSACTION_ATTEMPTS),
+    ping: () => guard(async () => void (await pool.query("select 1"))),
+    close,
+    [Symbol.asyncDispose]: close,
+  };
+}
+
+/** Migrates on one connection, under a lock that other relays wait for. */
+async function migrateLocked(pool: pg.Pool): Promise<void> {
+  const client = await pool.connect();
+  try {
+    // Another relay may take its time, and so may a migration.
+    await client.query("set statement_timeout = 0");
+    await client.query("select pg_advisory_lock($1)", [MIGRATION_LOCK]);
+    await migratePostgres(drizzlePostgres(client, { schema }), {
+      migrationsFolder: migrationsFolder(),
+    });
+  } finally {
+    // Ending the connection releases the lock and drops the setting.
+    client.release(true);
+  }
+}
+
+/** Beside relay/ in the repository, one folder further up in the compiled package. */
+function migrationsFolder(): string {
+  for (const relative of ["../../migrations", "../../../migrations"]) {
+    const folder = fileURLToPath(new URL(relative, import.meta.url));
+    if (existsSync(`${folder}/meta/_journal.json`)) return folder;
+  }
+  throw new RelayError("INTERNAL", "the migrations are missing from this installation");
+}
+
+function guarded(onError: (error: unknown) => void) {
+  return async <T>(work: () => Promise<T>, attempts = 1): Promise<T> => {
+    for (let attempt = 1; ; attempt++) {
+      try {
+        return await work();
+      } catch (error) {
+        // Ours: thrown inside a transaction to leave it.
+        if (error instanceof RelayError || error instanceof ProtocolError) throw error;
+        if (attempt < attempts && isCollision(error)) continue;
+        const translated = translate(error, "the database refused");
+        onError(translated);
+        throw translated;
+      }
+    }
+  };
+}
+
+/** The state code PostgreSQL gives its errors, wherever in the chain of causes it is. */
+function sqlState(error: unknown): string | undefined {
+  for (let cause = error, depth = 0; cause instanceof Error && depth < 5; cause = cause.cause, depth++) {
+    const code = systemCode(cause);
+    if (code !== undefined && /^[0-9A-Z]{5}$/.test(code)) return code;
+  }
+  return undefined;
+}
+
+/** Serialization failure, deadlock. */
+function isCollision(error: unknown): boolean {
+  const state = sqlState(error);
+  return state === "40001" || state === "40P01";
+}
+
+/** Classes of SQLSTATE that are our mistake, not the database's: repeating would not help. */
+const OUR_MISTAKES = new Set(["21", "22", "23", "26", "34", "42"]);
+
+function translate(error: unknown, doing: string): RelayError {
+  if (error instanceof RelayError) return error;
+  const state = sqlState(error);
+  if (state !== undefined && OUR_MISTAKES.has(state.slice(0, 2))) {
+    return new RelayError("INTERNAL", `${doing}: SQLSTATE ${state}`, { cause: error });
+  }
+  // The outermost message of Drizzle's holds the query and its parameters; the innermost says what is wrong.
+  let root = error;
+  while (root instanceof Error && root.cause instanceof Error) root = root.cause;
+  // A connection refused on several addresses has a code and no message.
+  const why = messageOf(root) || (systemCode(root) ?? "no reason given");
+  return new RelayError("DATABASE_UNAVAILABLE", `${doing}: ${why}`, { cause: error });
+}

@@ -1,0 +1,25 @@
+/**
+ * Bounds of what the relay keeps. Each has a line in docs/limits.md.
+ *
+ * @module
+ */
+
+/** Chunks of a region whose index is kept: 4 GiB of hashes, 8 TiB of memory in chunks of 64 KiB. */
+export const INDEX_CHUNKS_MAX = 2 ** 27;
+/** Deltas this large are folded into the base, */
+export const INDEX_DELTA_BYTES_FOLD = 64 * 1024 * 1024;
+/** and so are deltas above this part of the base, */
+export const INDEX_DELTA_RATIO_FOLD = 0.1;
+/** but not below this: a fold rewrites every segment. */
+export const INDEX_DELTA_BYTES_FOLD_MIN = 64 * 1024;
+/** Deltas that cannot be folded, their base not being here, are refused above this. */
+export const INDEX_DELTA_BYTES_MAX = 256 * 1024 * 1024;
+/** Chunks that one call of `read` may ask for. */
+export const INDEX_READ_CHUNKS_MAX = 64 * 1024;
+/** Sessions of a project that nobody has joined yet. */
+export const PENDING_SESSIONS_PER_PROJECT_MAX = 1_000;
+/** Events of a session; later ones are dropped, except how it ended. */
+export const EVENTS_PER_SESSION_MAX = 10_000;
+/** How long a ticket may wait to be used, unless its maker says otherwise. */
+export const TICKET_LIFETIME_MS = 10 * 60 * 1000;
+export const TICKET_LIFETIME_MS_MAX = 24 * 60 * 60 * 1000;

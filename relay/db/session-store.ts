@@ -1,0 +1,398 @@
+/**
+ * Tickets, ownership and phases of sessions, as the switchboard asks for them.
+ *
+ * The row of a session decides who owns its region: a commit and a cancel both change that row under its
+ * lock, so one of them finds the other done.
+ *
+ * @module
+ */
+import { createHash, timingSafeEqual } from "node:crypto";
+
+import { and, eq, sql } from "drizzle-orm";
+
+import { toHex } from "../protocol/bytes.ts";
+import { ProtocolError } from "../protocol/errors.ts";
+import { PROGRESS_FIELDS } from "../protocol/frame.ts";
+import { isEnded, type Role, type SessionState } from "../protocol/ids.ts";
+import { TEXT_BYTES_MAX } from "../protocol/limits.ts";
+import { RelayError } from "../errors.ts";
+import type {
+  CommitOutcome,
+  JoinedSession,
+  SessionStore,
+  StateChange,
+} from "../switchboard/session-store.ts";
+import {
+  createChunkIndex,
+  createRegionStatement,
+  type ChunkIndex,
+  type ChunkIndexOptions,
+} from "./chunk-index.ts";
+import type { Database, Orm, Row, Statement } from "./database.ts";
+import { EVENTS_PER_SESSION_MAX, INDEX_CHUNKS_MAX } from "./limits.ts";
+import { session, sessionEvent, ticket, usage, type SessionTimes } from "./schema.ts";
+
+export type EventData = Readonly<Record<string, string | number | boolean>>;
+
+export interface DatabaseSessionStore extends SessionStore {
+  readonly index: ChunkIndex;
+  /** Adds to what a session has moved through the relay. */
+  addUsage(sessionId: Uint8Array, bytesFrom: Readonly<Record<Role, number>>): Promise<void>;
+}
+
+export interface SessionStoreOptions extends ChunkIndexOptions {
+  /** Told once per session that ended with a measured downtime. */
+  readonly onDowntime?: (downtimeMs: number) => void;
+}
+
+export function sha256(bytes: Uint8Array): Uint8Array {
+  return createHash("sha256").update(bytes).digest();
+}
+
+const commitStatement: Statement = {
+  name: "session_commit",
+  text: `with changed as (
+      update session set owner = 'leecher', owner_epoch = $2::bigint, state = 'committed',
+        reason_code = '', reason_message = '', version = version + 1, event_seq = event_seq + 1,
+        times = jsonb_build_object('committedAt', now()) || times, updated_at = now()
+      where id = $1 and owner = 'seeder' and owner_epoch < $2::bigint
+        and state not in ('cancelled', 'failed', 'done')
+      returning id, owner, owner_epoch, state, event_seq
+    ), noted as (
+      insert into session_event (session_id, seq, type, data)
+      select id, event_seq, 'committed', jsonb_build_object('by', 'leecher', 'epoch', owner_epoch)
+      from changed
+    )
+    select owner, owner_epoch, state from changed`,
+};
+
+const ownerStatement: Statement = {
+  name: "session_owner",
+  text: "select owner, owner_epoch, state from session where id = $1",
+};
+
+export function createSessionStore(
+  database: Database,
+  options: SessionStoreOptions = {},
+): DatabaseSessionStore {
+  async function ownerRow(id: string): Promise<Owned> {
+    const [row] = await database.query(ownerStatement, [id]);
+    if (row === undefined) throw new RelayError("NOT_FOUND", "there is no such session");
+    return ownedOf(row);
+  }
+
+  return {
+    index: createChunkIndex(database, options),
+
+    async useTicket({ sessionId, role, token, peerKey }) {
+      const id = toHex(sessionId);
+      const given = sha256(token);
+      return await database.transaction(async (tx) => {
+        const tickets = await tx
+          .select()
+          .from(ticket)
+          .where(eq(ticket.sessionId, id))
+          .orderBy(ticket.role)
+          .for("update");
+        // Both are compared whatever the first says, and both as hashes: time tells nothing.
+        const matches = tickets.filter((row) => timingSafeEqual(row.tokenHash, given));
+        const match = matches[0];
+        if (match === undefined) {
+          throw new ProtocolError("TICKET_UNKNOWN", "this relay does not know the ticket");
+        }
+        if (match.role !== role) {
+          throw new ProtocolError("TICKET_WRONG_ROLE", `this ticket is for the ${match.role}`);
+        }
+        const joined = await joinedSession(tx, id, sessionId);
+        if (match.peerKey !== null) {
+          if (timingSafeEqual(match.peerKey, peerKey)) return joined;
+          throw new ProtocolError("TICKET_USED", "this ticket was used before, by another peer");
+        }
+        const used = await tx
+          .update(ticket)
+          .set({ usedAt: sql`now()`, peerKey })
+          .where(
+            and(
+              eq(ticket.sessionId, id),
+              eq(ticket.role, role),
+              sql`${ticket.usedAt} is null`,
+              sql`${ticket.expiresAt} > now()`,
+            ),
+          )
+          .returning({ role: ticket.role });
+        if (used.length === 0) {
+          throw new ProtocolError("TICKET_EXPIRED", "this ticket was not used in time");
+        }
+        return joined;
+      });
+    },
+
+    async rejoin({ sessionId, role, peerKey }) {
+      const id = toHex(sessionId);
+      return await database.run(async (orm) => {
+        const [row] = await orm
+          .select({ peerKey: ticket.peerKey })
+          .from(ticket)
+          .where(and(eq(ticket.sessionId, id), eq(ticket.role, role)));
+        const known = row?.peerKey;
+        if (known === undefined || known === null || !timingSafeEqual(known, peerKey)) {
+          throw new ProtocolError("PEER_UNKNOWN", "this peer has not joined the session");
+        }
+        return await joinedSession(orm, id, sessionId);
+      });
+    },
+
+    async commit(sessionId, epoch) {
+      const id = toHex(sessionId);
+      const [row] = await database.query(commitStatement, [id, epoch]);
+      const found = row === undefined ? await ownerRow(id) : ownedOf(row);
+      return {
+        ...found,
+        committed: found.owner === "leecher" && found.ownerEpoch === epoch,
+      };
+    },
+
+    async owner(sessionId): Promise<CommitOutcome> {
+      const found = await ownerRow(toHex(sessionId));
+      return { ...found, committed: found.owner === "leecher" };
+    },
+
+    async describe(sessionId, role, describe) {
+      const id = toHex(sessionId);
+      const peer = { host: plainText(describe.host), version: plainText(describe.version) };
+      const changed = { updatedAt: sql`now()`, version: sql`${session.version} + 1` };
+      if (role === "leecher") {
+        await database.run((orm) =>
+          orm.update(session).set({ leecher: peer, ...changed }).where(eq(session.id, id)),
+        );
+        return;
+      }
+      const { regionBytes, chunkBytes } = describe;
+      const chunkCount = Math.ceil(regionBytes / chunkBytes);
+      const updated = await database.run((orm) =>
+        orm
+          .update(session)
+          .set({
+            seeder: peer,
+            regionName: plainText(describe.regionName),
+            regionBytes,
+            chunkBytes,
+            chunkCount,
+            ...changed,
+          })
+          .where(
+            and(
+              eq(session.id, id),
+              sql`(${session.regionBytes} is null or
+                (${session.regionBytes} = ${regionBytes} and ${session.chunkBytes} = ${chunkBytes}))`,
+            ),
+          )
+          .returning({ id: session.id }),
+      );
+      if (updated.length === 0) {
+        throw new ProtocolError("FRAME_UNEXPECTED", "the region of a session does not change");
+      }
+      if (chunkCount <= INDEX_CHUNKS_MAX) await database.query(createRegionStatement, [id, chunkCount]);
+    },
+
+    async setState(sessionId, change) {
+      const id = toHex(sessionId);
+      const outcome = await database.transaction(async (tx) => {
+        const [row] = await tx
+          .select({
+            state: session.state,
+            owner: session.owner,
+            reasonMessage: session.reasonMessage,
+            eventSeq: session.eventSeq,
+            progress: session.progress,
+            unused: sql<number>`(select count(*)::int from ${ticket}
+              where ${ticket.sessionId} = ${session.id} and ${ticket.usedAt} is null)`,
+          })
+          .from(session)
+          .where(eq(session.id, id))
+          .for("update");
+        if (row === undefined) return { recorded: false };
+        const verdict = judge({ ...row, bothJoined: Number(row.unused) === 0 }, change);
+        if (verdict === "refuse") return { recorded: false };
+        if (verdict === "same") return { recorded: true };
+
+        const reason = plainText(change.reason);
+        const ends = isEnded(change.state);
+        const noted = row.eventSeq < EVENTS_PER_SESSION_MAX || ends;
+        const seq = row.eventSeq + 1;
+        if (noted) {
+          const data = { by: change.by, ...(reason === "" ? {} : { reason }) };
+          await tx.insert(sessionEvent).values({ sessionId: id, seq, type: change.state, data });
+        }
+        const milestone = MILESTONES[change.state];
+        await tx
+          .update(session)
+          .set({
+            ...(noted ? { eventSeq: seq } : {}),
+            ...(verdict === "note" ? {} : { state: change.state, ...reasonOf(change, reason) }),
+            // What is there stays: a milestone is the first time it was met.
+            ...(milestone === undefined
+              ? {}
+              : {
+                  times: sql`jsonb_build_object(${milestone}::text, now()) || ${session.times}`,
+                }),
+            ...(ends ? { endedAt: sql`now()` } : {}),
+            version: sql`${session.version} + 1`,
+            updatedAt: sql`now()`,
+          })
+          .where(eq(session.id, id));
+        return { recorded: true, downtimeMs: ends ? (row.progress?.downtimeMs ?? 0) : 0 };
+      });
+      if ((outcome.downtimeMs ?? 0) > 0) options.onDowntime?.(outcome.downtimeMs ?? 0);
+      return outcome.recorded;
+    },
+
+    async saveProgress(sessionId, progress) {
+      const known = Object.fromEntries(PROGRESS_FIELDS.map((field) => [field, progress[field]]));
+      await database.run((orm) =>
+        orm
+          .update(session)
+          .set({ progress: sql`${JSON.stringify(known)}::jsonb`, progressAt: sql`now()` })
+          .where(eq(session.id, toHex(sessionId))),
+      );
+    },
+
+    async addEvent(sessionId, type, data) {
+      await database.transaction((tx) => appendEvent(tx, toHex(sessionId), type, data));
+    },
+
+    async addUsage(sessionId, bytesFrom) {
+      const id = toHex(sessionId);
+      await database.query(usageStatement, [id, bytesFrom.seeder, bytesFrom.leecher]);
+    },
+  };
+}
+
+const usageStatement: Statement = {
+  name: "usage_add",
+  text: `insert into "usage" (session_id, project_id, bytes_from_seeder, bytes_from_leecher)
+    select id, project_id, $2::bigint, $3::bigint from session where id = $1
+    on conflict (session_id) do update set updated_at = now(),
+      bytes_from_seeder = "usage".bytes_from_seeder + excluded.bytes_from_seeder,
+      bytes_from_leecher = "usage".bytes_from_leecher + excluded.bytes_from_leecher`,
+};
+
+/** Numbers an event and writes it, unless the session has had its share. */
+export async function appendEvent(
+  tx: Orm,
+  id: string,
+  type: string,
+  data: EventData,
+): Promise<void> {
+  const [row] = await tx
+    .update(session)
+    .set({ eventSeq: sql`${session.eventSeq} + 1` })
+    .where(and(eq(session.id, id), sql`${session.eventSeq} < ${EVENTS_PER_SESSION_MAX}`))
+    .returning({ seq: session.eventSeq });
+  if (row === undefined) return;
+  const clean = Object.fromEntries(
+    Object.entries(data).map(([key, value]) => [
+      plainText(key),
+      typeof value === "string" ? plainText(value) : value,
+    ]),
+  );
+  await tx
+    .insert(sessionEvent)
+    .values({ sessionId: id, seq: row.seq, type: plainText(type), data: clean });
+}
+
+const MILESTONES: Partial<Record<SessionState, keyof SessionTimes>> = {
+  joined: "joinedAt",
+  tracking: "startedAt",
+  finalizing: "finalizeAt",
+  suspended: "suspendedAt",
+  committed: "committedAt",
+  postcopy: "resumedAt",
+  done: "doneAt",
+};
+
+interface Current {
+  readonly state: SessionState;
+  readonly owner: Role;
+  readonly reasonMessage: string;
+  readonly bothJoined: boolean;
+}
+
+/**
+ * What a report of a phase does: state and authority always tell the same story.
+ *
+ * `note` keeps it as an event and leaves the state: a peer that reconnects has joined again, and that
+ * is no step back.
+ */
+function judge(current: Current, change: StateChange): "refuse" | "same" | "note" | "change" {
+  if (isEnded(current.state)) return current.state === change.state ? "same" : "refuse";
+  switch (change.state) {
+    case "pending":
+      return "refuse";
+    case "joined":
+      return current.state === "pending" && current.bothJoined ? "change" : "note";
+    case "tracking":
+    case "precopy":
+    case "finalizing":
+    case "suspended":
+    case "cancelled":
+      if (current.owner !== "seeder") return "refuse";
+      break;
+    case "committed":
+    case "postcopy":
+    case "done":
+      if (current.owner !== "leecher") return "refuse";
+      break;
+    case "paused":
+    case "failed":
+      break;
+  }
+  const same =
+    current.state === change.state && current.reasonMessage === plainText(change.reason);
+  return same ? "same" : "change";
+}
+
+function reasonOf(
+  change: StateChange,
+  reason: string,
+): { reasonCode: string; reasonMessage: string } {
+  const told = isEnded(change.state) || change.state === "paused" || reason !== "";
+  const reasonCode = told ? `${change.state}_BY_${change.by}`.toUpperCase() : "";
+  return { reasonCode, reasonMessage: reason };
+}
+
+interface Owned {
+  readonly owner: Role;
+  readonly ownerEpoch: number;
+  readonly state: SessionState;
+}
+
+function ownedOf(row: Row): Owned {
+  return {
+    owner: row["owner"] === "leecher" ? "leecher" : "seeder",
+    ownerEpoch: Number(row["owner_epoch"]),
+    // Only this file writes the column, and from the same type.
+    state: row["state"] as SessionState,
+  };
+}
+
+async function joinedSession(tx: Orm, id: string, sessionId: Uint8Array): Promise<JoinedSession> {
+  const [row] = await tx
+    .select({ owner: session.owner, ownerEpoch: session.ownerEpoch, state: session.state })
+    .from(session)
+    .where(eq(session.id, id));
+  if (row === undefined) throw new RelayError("NOT_FOUND", "there is no such session");
+  if (isEnded(row.state)) {
+    throw new ProtocolError("SESSION_ENDED", `the session is over: ${row.state}`);
+  }
+  return { sessionId: sessionId.slice(), ...row };
+}
+
+/**
+ * Text from a peer, fit to be stored and shown on one line: no control characters (the database
+ * refuses NUL, a terminal obeys ESC), no half characters, and no more than a frame can hold.
+ */
+export function plainText(text: string): string {
+  // oxlint-disable-next-line no-control-regex -- these are the characters to remove
+  return text.toWellFormed().replaceAll(/[\u0000-\u001f\u007f-\u009f\u2028\u2029]+/g, " ").slice(0, TEXT_BYTES_MAX);
+}
