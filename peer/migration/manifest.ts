@@ -17,6 +17,7 @@ export type KeyedHash = (data: Uint8Array) => Uint8Array;
 export class Manifest {
   readonly chunkCount: number;
   readonly #keyedHash: KeyedHash;
+  readonly #onChange: ((index: number) => void) | undefined;
   readonly #hashes: Uint8Array;
   /** In which epoch each hash was taken: an older read that ends late must not replace a newer one. */
   readonly #epochs: Uint32Array;
@@ -24,9 +25,11 @@ export class Manifest {
   readonly #segmentHashes: Uint8Array;
   readonly #staleSegments: ChunkSet;
 
-  constructor(chunkCount: number, keyedHash: KeyedHash) {
+  /** @param onChange Told of each chunk whose hash is new. */
+  constructor(chunkCount: number, keyedHash: KeyedHash, onChange?: (index: number) => void) {
     this.chunkCount = chunkCount;
     this.#keyedHash = keyedHash;
+    this.#onChange = onChange;
     this.#hashes = new Uint8Array(chunkCount * HASH_BYTES);
     this.#epochs = new Uint32Array(chunkCount);
     this.#known = new ChunkSet(chunkCount);
@@ -54,6 +57,7 @@ export class Manifest {
     this.#hashes.set(hash, index * HASH_BYTES);
     this.#known.add(index);
     this.#staleSegments.add(Math.floor(index / INDEX_SEGMENT_CHUNKS));
+    this.#onChange?.(index);
   }
 
   /** A view of 32 bytes; zeros if unknown. */

@@ -2,7 +2,7 @@
  * The messages between seeder and leecher, and their bytes. README.md beside this file has the table.
  *
  * A message is `u8 number`, then its fields, inside one sealed record. Numbers are never reused. An unknown
- * number is ignored, so that a later minor version can add messages.
+ * number is ignored, so that a later minor version can add messages. 13 was never released.
  *
  * @module
  */
@@ -110,14 +110,8 @@ export interface FinalizedMessage {
   /** From the suspend hook's start to the sending of this message. */
   readonly suspendedForMs: number;
   readonly dirtyChunks: number;
-  /** Root of the manifest; absent while some chunk was never hashed, then `root` follows. */
+  /** Root of the manifest; absent while some chunk was never hashed: `done` is then the first comparison. */
   readonly root: Uint8Array | undefined;
-}
-
-/** Seeder: the root of the manifest at the last epoch. */
-export interface RootMessage {
-  readonly kind: "root";
-  readonly root: Uint8Array;
 }
 
 /** Leecher: the relay recorded it as the owner. */
@@ -184,7 +178,6 @@ export type Message =
   | DirtyAckMessage
   | FinalizeMessage
   | FinalizedMessage
-  | RootMessage
   | CommittedMessage
   | FaultMessage
   | DoneMessage
@@ -300,11 +293,6 @@ const codecs: Codecs = {
       dirtyChunks: r.u32(),
       root: within(r.u8(), 0, 1, "flag") === 1 ? r.bytes(HASH_BYTES) : undefined,
     }),
-  },
-  root: {
-    number: 13,
-    encode: (m, w) => w.bytes(m.root),
-    decode: (r) => ({ kind: "root", root: r.bytes(HASH_BYTES) }),
   },
   committed: {
     number: 14,

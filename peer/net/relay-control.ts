@@ -17,7 +17,6 @@ import type {
 } from "../../relay/protocol/frame.ts";
 import { messageOf, ProtocolError } from "../../relay/protocol/errors.ts";
 import type { Role, SessionState } from "../../relay/protocol/ids.ts";
-import { isEnded } from "../../relay/protocol/ids.ts";
 import { CONTROL_FRAME_BYTES_MAX, HEARTBEAT_MS } from "../../relay/protocol/limits.ts";
 import { MessageReader, readFrame, writeFrame } from "../../relay/protocol/message-stream.ts";
 import type { ByteStream, LinkKind } from "../../relay/protocol/stream.ts";
@@ -60,6 +59,8 @@ export interface RelayControlOptions {
   readonly describe?: () => Omit<DescribeFrame, "kind"> | undefined;
   /** A person asked for this through the API. */
   readonly onCommand?: (command: Command, reason: string) => void;
+  /** The relay said who owns the region. */
+  readonly onOwnership?: (ownership: Ownership) => void;
   /** The link broke, or is back. For people only. */
   readonly onConnection?: (connected: boolean, detail: string) => void;
 }
@@ -287,6 +288,7 @@ export class RelayControl {
       }
       this.#joined = true;
       this.#ownership = { owner: frame.owner, epoch: frame.ownerEpoch, state: frame.state };
+      this.#options.onOwnership?.(this.#ownership);
       this.#heardAtMs = performance.now();
       const connection = { link, stream, welcome: frame, reader };
       this.#connection = connection;
@@ -341,9 +343,7 @@ export class RelayControl {
         const ownership = { owner: frame.owner, epoch: frame.ownerEpoch, state: frame.state };
         this.#ownership = ownership;
         for (const waiter of this.#ownershipWaiters.splice(0)) waiter.resolve(ownership);
-        if (isEnded(frame.state) && frame.state !== "done") {
-          this.#losePairing(`the session is ${frame.state}`);
-        }
+        this.#options.onOwnership?.(ownership);
         return;
       }
       case "command":

@@ -1,0 +1,171 @@
+/**
+ * The sealed streams between the two peers: one for control, one for what is urgent, and some for data.
+ *
+ * A channel lives as long as its pairing. When it is lost, the migration waits for the next one and goes on
+ * from what each side knows; nothing in a channel is state of the migration.
+ *
+ * @module
+ */
+import { MessageReader } from "../../relay/protocol/message-stream.ts";
+import type { LinkKind } from "../../relay/protocol/stream.ts";
+import type { ByteStream } from "../../relay/protocol/stream.ts";
+import { MigrationError } from "../errors.ts";
+import {
+  leecherHandshake,
+  seederHandshake,
+  type ChannelKeys,
+  type HandshakeContext,
+} from "./handshake.ts";
+import {
+  CONTROL_MESSAGE_BYTES_MAX,
+  DATA_MESSAGE_BYTES_MAX,
+  HANDSHAKE_DEADLINE_MS,
+} from "./limits.ts";
+import { decodeMessage, encodeMessage, type Message } from "./messages.ts";
+import { SealedStream } from "./sealed-stream.ts";
+
+/** What a channel needs of the network: both peers are there, and streams of one index are joined. */
+export interface ChannelNetwork {
+  readonly linkKind: LinkKind;
+  readonly lost: AbortSignal;
+  openStream(streamIndex: number): Promise<ByteStream>;
+}
+
+const CONTROL_STREAM = 0;
+const URGENT_STREAM = 1;
+const FIRST_DATA_STREAM = 2;
+
+export interface Channel {
+  readonly control: MessageChannel;
+  readonly urgent: SealedStream;
+  readonly data: readonly SealedStream[];
+  readonly linkKind: LinkKind;
+  /** The same on both sides. */
+  readonly fingerprint: string;
+  /** Aborted when any of the streams, or what carries them, is gone. */
+  readonly lost: AbortSignal;
+  /** Bytes on the wire in both directions so far. */
+  wireBytes(): number;
+  /** Lets the streams go; what was sent before arrives. */
+  end(): Promise<void>;
+  /** Drops the streams. */
+  abort(reason: string): void;
+}
+
+/** Small messages on a sealed stream. */
+export class MessageChannel {
+  readonly #stream: SealedStream;
+
+  constructor(stream: SealedStream) {
+    this.#stream = stream;
+  }
+
+  send(message: Message): Promise<void> {
+    return this.#stream.send(encodeMessage(message));
+  }
+
+  /** The next message that this version knows, or `null` at the end. */
+  async receive(): Promise<Message | null> {
+    for (;;) {
+      const bytes = await this.#stream.receive();
+      if (bytes === null) return null;
+      const message = decodeMessage(bytes);
+      if (message !== undefined) return message;
+    }
+  }
+}
+
+/** @throws MigrationError, or what the network throws when it is lost. */
+export function openSeederChannel(
+  network: ChannelNetwork,
+  context: HandshakeContext,
+): Promise<Channel> {
+  return openChannel(network, "seeder", (stream, reader) =>
+    seederHandshake(stream, reader, context),
+  );
+}
+
+/** @param context `dataStreams` is how many the leecher wants. */
+export function openLeecherChannel(
+  network: ChannelNetwork,
+  context: HandshakeContext & { readonly dataStreams: number },
+): Promise<Channel> {
+  return openChannel(network, "leecher", (stream, reader) =>
+    leecherHandshake(stream, reader, context),
+  );
+}
+
+async function openChannel(
+  network: ChannelNetwork,
+  role: "seeder" | "leecher",
+  handshake: (stream: ByteStream, reader: MessageReader) => Promise<ChannelKeys>,
+): Promise<Channel> {
+  network.lost.throwIfAborted();
+  const streams: ByteStream[] = [];
+  const abort = (reason: string): void => {
+    for (const stream of streams) stream.abort("LINK_CLOSED", reason);
+  };
+  const onLost = (): void => abort("the path is lost");
+  network.lost.addEventListener("abort", onLost, { once: true });
+  const deadline = setTimeout(
+    () => abort("the other peer did not answer in time"),
+    HANDSHAKE_DEADLINE_MS,
+  );
+  const open = async (streamIndex: number): Promise<ByteStream> => {
+    const stream = await network.openStream(streamIndex);
+    streams.push(stream);
+    if (network.lost.aborted) onLost();
+    return stream;
+  };
+  try {
+    const controlStream = await open(CONTROL_STREAM);
+    const reader = new MessageReader(controlStream);
+    const keys = await handshake(controlStream, reader);
+    const seal = (stream: ByteStream, streamIndex: number, messageBytesMax: number): SealedStream =>
+      new SealedStream(
+        stream,
+        {
+          streamIndex,
+          sendSecret: role === "seeder" ? keys.seederToLeecher : keys.leecherToSeeder,
+          receiveSecret: role === "seeder" ? keys.leecherToSeeder : keys.seederToLeecher,
+          messageBytesMax,
+        },
+        streamIndex === CONTROL_STREAM ? reader : undefined,
+      );
+    const [urgentStream, ...dataStreams] = await Promise.all(
+      Array.from({ length: 1 + keys.dataStreams }, (_, i) => open(URGENT_STREAM + i)),
+    );
+    if (urgentStream === undefined) throw new Error("no urgent stream was opened");
+    const control = seal(controlStream, CONTROL_STREAM, CONTROL_MESSAGE_BYTES_MAX);
+    const urgent = seal(urgentStream, URGENT_STREAM, DATA_MESSAGE_BYTES_MAX);
+    const data = dataStreams.map((stream, i) =>
+      seal(stream, FIRST_DATA_STREAM + i, DATA_MESSAGE_BYTES_MAX),
+    );
+    const lost = new AbortController();
+    for (const stream of streams) {
+      void stream.closed.then((info) => {
+        lost.abort(new MigrationError("PEER_LOST", `a stream to the other peer ended: ${info.reason}`));
+        abort(info.reason);
+      });
+    }
+    const sealed = [control, urgent, ...data];
+    return {
+      control: new MessageChannel(control),
+      urgent,
+      data,
+      linkKind: network.linkKind,
+      fingerprint: keys.fingerprint,
+      lost: lost.signal,
+      wireBytes: () => sealed.reduce((sum, s) => sum + s.bytesSent + s.bytesReceived, 0),
+      end: async () => {
+        await Promise.allSettled(streams.map((stream) => stream.end()));
+      },
+      abort,
+    };
+  } catch (error) {
+    abort("the channel could not be opened");
+    throw error;
+  } finally {
+    clearTimeout(deadline);
+  }
+}

@@ -1,0 +1,188 @@
+/**
+ * Reads chunks at the source and sends them: many at once on the data streams as far as credit goes, and
+ * faults one by one on the urgent stream.
+ *
+ * @module
+ */
+import type { ChunkStore } from "../region/region.ts";
+import type { Channel } from "./channel.ts";
+import { Latch } from "./latch.ts";
+import type { Manifest } from "./manifest.ts";
+import { decodeMessage, encodeChunksHeader, ZERO_OFFSET } from "./messages.ts";
+import type { PullSchedule } from "./schedule.ts";
+import type { SealedStream } from "./sealed-stream.ts";
+import { HASH_BYTES } from "../../relay/protocol/frame.ts";
+import { MigrationError } from "../errors.ts";
+
+/** Faults that are read and sent at the same time. */
+const FAULTS_IN_FLIGHT_MAX = 16;
+
+export interface ChunkSenderOptions {
+  readonly region: ChunkStore;
+  readonly manifest: Manifest;
+  readonly schedule: PullSchedule;
+  /** The epoch of dirty tracking now: the tag of what is read from now on. */
+  readonly epoch: () => number;
+  /** A fault takes its chunk out of the schedule. */
+  readonly unschedule: (index: number) => void;
+  readonly onSent: (chunks: number, zeroChunks: number, chunkBytes: number) => void;
+}
+
+/** The sending side of one channel. */
+export class ChunkSender {
+  readonly #options: ChunkSenderOptions;
+  readonly #channel: Channel;
+  readonly #credit = new Latch();
+  readonly #work = new Latch();
+  readonly #idle = new Latch();
+  #creditBytes = 0;
+  #usedBytes = 0;
+  #busyPumps = 0;
+  #started = false;
+
+  constructor(channel: Channel, options: ChunkSenderOptions) {
+    this.#channel = channel;
+    this.#options = options;
+  }
+
+  /** Sends until the signal aborts or a stream fails. Never resolves otherwise. */
+  async run(signal: AbortSignal): Promise<never> {
+    const pumps = this.#channel.data.map((stream) => this.#pump(stream, signal));
+    return await Promise.race([...pumps, this.#serveFaults(signal)]);
+  }
+
+  /** From now on what is in the schedule is sent. */
+  start(): void {
+    this.#started = true;
+    this.#work.notify();
+  }
+
+  grant(bytes: number): void {
+    this.#creditBytes = Math.max(this.#creditBytes, bytes);
+    this.#credit.notify();
+  }
+
+  /** The schedule has more. */
+  wake(): void {
+    this.#work.notify();
+  }
+
+  /** Resolves when the schedule is empty and everything taken from it is handed to the transport. */
+  drained(scheduleIsEmpty: () => boolean, signal: AbortSignal): Promise<void> {
+    return this.#idle.until(
+      () => this.#started && this.#busyPumps === 0 && scheduleIsEmpty(),
+      signal,
+    );
+  }
+
+  async #pump(stream: SealedStream, signal: AbortSignal): Promise<never> {
+    const { region, schedule } = this.#options;
+    const buffer = new Uint8Array(schedule.batchChunks * region.chunkBytes);
+    for (;;) {
+      await this.#credit.until(() => this.#usedBytes < this.#creditBytes, signal);
+      signal.throwIfAborted();
+      const indexes = this.#started ? schedule.take() : new Uint32Array(0);
+      if (indexes.length === 0) {
+        this.#idle.notify();
+        await this.#work.wait(signal);
+        signal.throwIfAborted();
+        continue;
+      }
+      this.#busyPumps++;
+      try {
+        this.#usedBytes += await this.#send(stream, indexes, buffer);
+      } finally {
+        this.#busyPumps--;
+      }
+    }
+  }
+
+  /** @returns Payload bytes that left. */
+  async #send(stream: SealedStream, indexes: Uint32Array, buffer: Uint8Array): Promise<number> {
+    const { region, manifest, epoch, onSent } = this.#options;
+    // Before the read: a write during it belongs to this epoch, and its chunk comes again.
+    const tag = epoch();
+    const { hashes, zero } = await region.read(indexes, buffer);
+    const offsets = new Uint32Array(indexes.length);
+    const parts: Uint8Array[] = [];
+    let payloadBytes = 0;
+    let zeroChunks = 0;
+    let chunkBytesSum = 0;
+    let runStart = -1;
+    for (let i = 0; i < indexes.length; i++) {
+      const index = indexes[i] ?? 0;
+      const length = chunkLength(region, index);
+      chunkBytesSum += length;
+      manifest.set(index, tag, hashes.subarray(i * HASH_BYTES, (i + 1) * HASH_BYTES));
+      const slot = i * region.chunkBytes;
+      if (zero[i] === 1) {
+        offsets[i] = ZERO_OFFSET;
+        zeroChunks++;
+        if (runStart >= 0) parts.push(buffer.subarray(runStart, slot));
+        runStart = -1;
+        continue;
+      }
+      offsets[i] = payloadBytes;
+      payloadBytes += length;
+      if (runStart < 0) runStart = slot;
+      // The short last chunk ends its run, for its slot is longer than it is.
+      if (length < region.chunkBytes) {
+        parts.push(buffer.subarray(runStart, slot + length));
+        runStart = -1;
+      }
+    }
+    if (runStart >= 0) parts.push(buffer.subarray(runStart, indexes.length * region.chunkBytes));
+    const header = encodeChunksHeader({ epoch: tag, indexes, offsets, hashes });
+    onSent(indexes.length, zeroChunks, chunkBytesSum);
+    await stream.send(header, ...parts);
+    return payloadBytes;
+  }
+
+  /** Answers faults as they come, several at a time, each chunk in a message of its own. */
+  async #serveFaults(signal: AbortSignal): Promise<never> {
+    const { region, unschedule } = this.#options;
+    const { urgent } = this.#channel;
+    const buffers: Uint8Array[] = [];
+    const free = new Latch();
+    let inFlight = 0;
+    let failure: unknown;
+    for (;;) {
+      const bytes = await urgent.receive();
+      signal.throwIfAborted();
+      if (failure !== undefined) throw failure;
+      if (bytes === null) throw new MigrationError("PEER_LOST", "the other peer left");
+      const message = decodeMessage(bytes);
+      if (message === undefined) continue;
+      if (message.kind !== "fault") {
+        throw new MigrationError("MESSAGE_UNEXPECTED", `${message.kind} on the urgent stream`);
+      }
+      for (const index of message.indexes) {
+        if (index >= region.chunkCount) {
+          throw new MigrationError("MESSAGE_MALFORMED", `chunk ${index} is past the region's end`);
+        }
+        await free.until(() => inFlight < FAULTS_IN_FLIGHT_MAX, signal);
+        if (failure !== undefined) throw failure;
+        unschedule(index);
+        inFlight++;
+        const buffer = buffers.pop() ?? new Uint8Array(region.chunkBytes);
+        this.#send(urgent, Uint32Array.of(index), buffer)
+          .then(
+            () => buffers.push(buffer),
+            (error: unknown) => {
+              failure = error;
+              urgent.abort("LINK_CLOSED", "a fault could not be served");
+            },
+          )
+          .finally(() => {
+            inFlight--;
+            free.notify();
+          });
+      }
+    }
+  }
+}
+
+/** Bytes of a chunk: the last one may be short. */
+export function chunkLength(region: Pick<ChunkStore, "bytes" | "chunkBytes">, index: number): number {
+  return Math.min(region.chunkBytes, region.bytes - index * region.chunkBytes);
+}

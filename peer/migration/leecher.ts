@@ -1,0 +1,733 @@
+/**
+ * The destination of a migration: it drives.
+ *
+ * ```
+ * joined → precopy ⇄ (rounds) → finalizing → committed → postcopy → done
+ *             │                     │
+ *             └─────────────────────┴→ cancelled: the workload goes on at the source
+ * ```
+ *
+ * Before the commit nothing here is used by anybody and any failure is the end of the attempt. From the commit
+ * on the workload runs here, and a lost path only makes those wait who touch what is still missing.
+ *
+ * @module
+ */
+import { toHex } from "../../relay/protocol/bytes.ts";
+import { messageOf } from "../../relay/protocol/errors.ts";
+import { MigrationError } from "../errors.ts";
+import type { ChunkStore } from "../region/region.ts";
+import { openLeecherChannel, type Channel } from "./channel.ts";
+import { ChunkReceiver } from "./chunk-receiver.ts";
+import { expectedDowntimeMs, judgeConvergence, type RoundMeasurement } from "./convergence.ts";
+import type { MigrationProgress, MigrationTotals, OnMigrationEvent, Phase } from "./events.ts";
+import { Latch, sleep } from "./latch.ts";
+import {
+  FAULTS_PER_MESSAGE_MAX,
+  FINALIZE_DEADLINE_MS,
+  HOOK_DEADLINE_MS,
+  WINDOW_BYTES_MAX,
+  WINDOW_BYTES_MIN,
+} from "./limits.ts";
+import { Manifest, type KeyedHash } from "./manifest.ts";
+import {
+  decodeMessage,
+  encodeMessage,
+  type FinalizedMessage,
+  type Message,
+  type Mode,
+  type OfferMessage,
+  type RoundMessage,
+} from "./messages.ts";
+import type { SealedStream } from "./sealed-stream.ts";
+import type { Ownership, SessionPort } from "./session-port.ts";
+
+const REPORT_INTERVAL_MS = 1_000;
+/** How often the first served read after the hand-over is looked for. */
+const FIRST_READ_POLL_MS = 2;
+const FIRST_READ_WAIT_MS = 30_000;
+/** Stores under way per data stream: one is verified and written while the next is received. */
+const STORES_PER_STREAM = 2;
+const CHANNEL_FAILURES_MAX = 5;
+
+/** When to hand over. */
+export type FinalizePolicy =
+  | { readonly kind: "auto" }
+  | { readonly kind: "manual" }
+  /** As soon as this share of the region is ready. */
+  | { readonly kind: "ready"; readonly ratio: number };
+
+/** Where the region is received. */
+export interface Destination {
+  /** Every chunk absent, gate closed. */
+  readonly region: ChunkStore;
+  /** Told of chunks that somebody waits for; set by the leecher. */
+  onFault: ((indexes: Uint32Array) => void) | undefined;
+}
+
+export interface LeecherOptions {
+  readonly session: SessionPort;
+  readonly sessionId: Uint8Array;
+  /** The ticket's secret. */
+  readonly secret: Uint8Array;
+  readonly keyedHash: KeyedHash;
+  readonly mode: Mode;
+  readonly finalize: FinalizePolicy;
+  readonly downtimeBudgetMs: number;
+  readonly dataStreams: number;
+  /** Makes room for what is offered. @throws what is wrong with the destination */
+  readonly prepare: (offer: OfferMessage) => Promise<Destination>;
+  /** Starts the workload. */
+  readonly onResume?: (signal: AbortSignal) => Promise<void>;
+  readonly onEvent?: OnMigrationEvent;
+}
+
+type Outcome = { readonly error: unknown } | { readonly totals: MigrationTotals };
+
+export class Leecher {
+  readonly #options: LeecherOptions;
+  readonly #over = new AbortController();
+  readonly #changed = new Latch();
+  #phase: Phase = "joined";
+  #offer: OfferMessage | undefined;
+  #destination: Destination | undefined;
+  #receiver: ChunkReceiver | undefined;
+  #manifest: Manifest | undefined;
+  #channel: Channel | undefined;
+  #wireBytes = 0;
+  /** The last epoch whose dirty set is merged whole. */
+  #mergedEpoch = 0;
+  #round = 0;
+  #dirtyBytesPerS = 0;
+  #previousRemainingBytes: number | undefined;
+  #expectedDowntimeMs = 0;
+  #finalizeAsked = false;
+  #finalized: (FinalizedMessage & { readonly receivedAtMs: number }) | undefined;
+  #taking: Promise<void> | undefined;
+  #committed = false;
+  #hookFailed = false;
+  #downtimeMs = 0;
+  #downtimeKnown = false;
+  #startedAtMs = 0;
+  #rttMs = 0;
+  #pingSentAtMs = 0;
+  #faults = 0;
+  #outcome: Outcome | undefined;
+
+  constructor(options: LeecherOptions) {
+    this.#options = options;
+  }
+
+  get phase(): Phase {
+    return this.#phase;
+  }
+
+  /** Whether the workload's place is here. */
+  get committed(): boolean {
+    return this.#committed;
+  }
+
+  /** Whether the hook that starts the workload failed. */
+  get hookFailed(): boolean {
+    return this.#hookFailed;
+  }
+
+  get missingChunks(): number {
+    const { region } = this.#destination ?? {};
+    return region === undefined ? 0 : region.chunkCount - (this.#receiver?.readyCount ?? 0);
+  }
+
+  progress(): MigrationProgress {
+    const region = this.#destination?.region;
+    const receiver = this.#receiver;
+    const ready = (receiver?.readyCount ?? 0) * (region?.chunkBytes ?? 0);
+    return {
+      phase: this.#phase,
+      round: this.#round,
+      bytesTotal: region?.bytes ?? 0,
+      bytesSent: receiver?.bytesReceived ?? 0,
+      bytesReady: Math.min(ready, region?.bytes ?? 0),
+      bytesWire: this.#wireBytes + (this.#channel?.wireBytes() ?? 0),
+      bytesPerS: receiver?.bytesPerS ?? 0,
+      dirtyBytesPerS: this.#dirtyBytesPerS,
+      rttMs: this.#rttMs,
+    };
+  }
+
+  /**
+   * Runs the migration to its end.
+   *
+   * @throws MigrationError: `committed` tells whether the workload's place is here or at the source.
+   */
+  async run(): Promise<MigrationTotals> {
+    const reports = setInterval(() => this.#report(), REPORT_INTERVAL_MS);
+    try {
+      await this.#serveChannels();
+    } catch (error) {
+      this.#end({ error });
+    } finally {
+      clearInterval(reports);
+    }
+    const outcome = this.#outcome;
+    if (outcome === undefined) throw new Error("the leecher stopped without an outcome");
+    this.#report();
+    if ("totals" in outcome) return outcome.totals;
+    if (!this.#committed) this.#setPhase("cancelled", messageOf(outcome.error));
+    throw outcome.error;
+  }
+
+  /** Switch over now. */
+  finalize(): void {
+    if (this.#finalizeAsked || this.#committed) return;
+    this.#finalizeAsked = true;
+    this.#setPhase("finalizing");
+    this.#sendFinalize();
+  }
+
+  /**
+   * Gives up, if the relay agrees.
+   *
+   * @returns `false` if this side owns the region: then only `abandon` stops it.
+   */
+  async cancel(reason: string): Promise<boolean> {
+    if (this.#committed) return false;
+    this.ownershipChanged(await this.#options.session.revoke(reason));
+    return !this.#committed;
+  }
+
+  /** Stops although chunks are missing; what is stored stays. */
+  abandon(error: unknown): void {
+    this.#end({ error });
+  }
+
+  /** The relay said who owns the region. */
+  ownershipChanged(ownership: Ownership): void {
+    if (ownership.owner === "seeder" && ownership.state === "cancelled") {
+      this.#end({ error: new MigrationError("CANCELLED", "the migration was cancelled") });
+    }
+  }
+
+  async #serveChannels(): Promise<void> {
+    let failures = 0;
+    while (!this.#over.signal.aborted) {
+      const { session, sessionId, secret, dataStreams } = this.#options;
+      const network = await session.pairing(this.#over.signal).catch((error: unknown) => {
+        if (this.#over.signal.aborted) return undefined;
+        throw error;
+      });
+      if (network === undefined) return;
+      try {
+        const context = { sessionId, secret, features: 0, dataStreams };
+        const channel = await openLeecherChannel(network, context);
+        failures = 0;
+        this.#channel = channel;
+        await this.#serve(channel);
+      } catch (error) {
+        if (this.#over.signal.aborted) return;
+        if (!isTransient(error)) {
+          await this.#giveUp(error);
+          throw error;
+        }
+        if (++failures >= CHANNEL_FAILURES_MAX && this.#destination === undefined) throw error;
+        if (this.#committed) session.reportPhase("paused");
+        this.#options.onEvent?.({ event: "phase", phase: "paused", detail: messageOf(error) });
+        await sleep(Math.min(50 * 2 ** failures, 5_000), this.#over.signal).catch(() => undefined);
+      } finally {
+        if (this.#channel !== undefined) this.#wireBytes += this.#channel.wireBytes();
+        this.#channel = undefined;
+      }
+    }
+  }
+
+  /** An error of this side: the source is told, and goes on if nothing is committed. */
+  async #giveUp(error: unknown): Promise<void> {
+    if (this.#committed) return;
+    try {
+      await this.#options.session.revoke(messageOf(error), AbortSignal.timeout(5_000));
+    } catch {
+      // The source sees that this peer is gone, and its deadline asks the relay.
+    }
+  }
+
+  async #serve(channel: Channel): Promise<void> {
+    const scope = new AbortController();
+    const signal = AbortSignal.any([scope.signal, channel.lost, this.#over.signal]);
+    const tasks: Promise<void>[] = [];
+    try {
+      const offer = await this.#begin(channel);
+      const receiver = await this.#prepare(channel, offer);
+      tasks.push(
+        this.#receiveControl(channel, receiver, signal),
+        this.#receiveChunks(channel.urgent, channel, receiver, signal),
+        ...channel.data.map((stream) => this.#receiveChunks(stream, channel, receiver, signal)),
+        this.#keepCredit(channel, receiver, signal),
+        this.#ping(channel, signal),
+        this.#finish(channel, receiver, signal),
+      );
+      await this.#catchUp(channel, receiver);
+      await Promise.race(tasks);
+    } catch (error) {
+      await this.#tellAbort(channel, error);
+      throw error;
+    } finally {
+      scope.abort(new MigrationError("PEER_LOST", "the channel is closed"));
+      channel.abort("closed");
+      await Promise.allSettled(tasks);
+    }
+  }
+
+  /** If this side fails before the commit, the source hears it from here rather than by a timeout. */
+  async #tellAbort(channel: Channel, error: unknown): Promise<void> {
+    if (this.#committed || channel.lost.aborted) return;
+    const reason = this.#over.signal.aborted ? "cancelled" : messageOf(error);
+    if (!this.#over.signal.aborted && isTransient(error)) return;
+    try {
+      await channel.control.send({ kind: "abort", reason });
+      await channel.end();
+      await sleep(200, channel.lost);
+    } catch {
+      // Lost meanwhile: the relay tells the source.
+    }
+  }
+
+  async #begin(channel: Channel): Promise<OfferMessage> {
+    const offer = await channel.control.receive();
+    if (offer === null) throw new MigrationError("PEER_LOST", "the source left");
+    if (offer.kind === "abort") throw sourceAborted(offer.reason);
+    if (offer.kind !== "offer") {
+      throw new MigrationError("MESSAGE_UNEXPECTED", `${offer.kind} where an offer was due`);
+    }
+    const { regionName, regionBytes, chunkBytes } = offer;
+    this.#options.onEvent?.({
+      event: "channel",
+      path: channel.linkKind,
+      fingerprint: channel.fingerprint,
+      regionName,
+      regionBytes,
+      chunkBytes,
+    });
+    return offer;
+  }
+
+  async #prepare(channel: Channel, offer: OfferMessage): Promise<ChunkReceiver> {
+    const known = this.#offer;
+    if (known !== undefined && this.#receiver !== undefined) {
+      if (known.regionBytes !== offer.regionBytes || known.chunkBytes !== offer.chunkBytes) {
+        throw new MigrationError("REGION_MISMATCH", "the source came back with another region");
+      }
+      return this.#receiver;
+    }
+    const destination = await this.#options.prepare(offer);
+    const manifest = new Manifest(destination.region.chunkCount, this.#options.keyedHash);
+    destination.onFault = (indexes) => {
+      this.#faults += indexes.length;
+      this.#sendFaults(indexes);
+    };
+    this.#offer = offer;
+    this.#destination = destination;
+    this.#manifest = manifest;
+    this.#receiver = new ChunkReceiver(destination.region, manifest);
+    this.#startedAtMs = performance.now();
+    return this.#receiver;
+  }
+
+  /** Says what is here and what is wanted. On a first channel that is nothing and everything. */
+  async #catchUp(channel: Channel, receiver: ChunkReceiver): Promise<void> {
+    await channel.control.send({ kind: "accept", mode: this.#options.mode });
+    await channel.control.send({ kind: "track" });
+    for (const page of receiver.readyPages()) await channel.control.send({ kind: "have", ...page });
+    await channel.control.send({ kind: "want", epoch: this.#mergedEpoch });
+    if (this.#committed && this.#finalized !== undefined) {
+      await channel.control.send({ kind: "committed", epoch: this.#finalized.epoch });
+      this.#options.session.reportPhase("postcopy");
+      this.#setPhase("postcopy");
+      this.#destination?.region.retryFaults();
+    } else if (this.#finalizeAsked) {
+      this.#sendFinalize();
+    } else {
+      this.#setPhase("precopy");
+    }
+  }
+
+  #sendFinalize(): void {
+    this.#channel?.control
+      .send({ kind: "finalize", deadlineMs: FINALIZE_DEADLINE_MS })
+      .catch(() => {
+        // Lost: asked again on the next channel.
+      });
+  }
+
+  #sendFaults(indexes: Uint32Array): void {
+    const channel = this.#channel;
+    if (channel === undefined) return;
+    for (let start = 0; start < indexes.length; start += FAULTS_PER_MESSAGE_MAX) {
+      const part = indexes.subarray(start, start + FAULTS_PER_MESSAGE_MAX);
+      channel.urgent.send(encodeMessage({ kind: "fault", indexes: part })).catch(() => {
+        // Lost: `retryFaults` reports who still waits on the next channel.
+      });
+    }
+  }
+
+  async #receiveControl(
+    channel: Channel,
+    receiver: ChunkReceiver,
+    signal: AbortSignal,
+  ): Promise<void> {
+    for (;;) {
+      const message = await channel.control.receive();
+      signal.throwIfAborted();
+      if (message === null) throw new MigrationError("PEER_LOST", "the source left");
+      await this.#handle(channel, receiver, message);
+      if (this.#over.signal.aborted) return;
+    }
+  }
+
+  async #handle(channel: Channel, receiver: ChunkReceiver, message: Message): Promise<void> {
+    switch (message.kind) {
+      case "tracking":
+        if (this.#options.mode === "postcopy" && this.#options.finalize.kind === "auto") {
+          this.finalize();
+        }
+        return;
+      case "dirty":
+        receiver.markDirty(message, message.epoch);
+        return;
+      case "round":
+        this.#merge(message.epoch);
+        this.#judge(message, receiver);
+        await channel.control.send({ kind: "dirtyAck", epoch: message.epoch });
+        return;
+      case "finalized":
+        this.#merge(message.epoch);
+        this.#finalized ??= { ...message, receivedAtMs: performance.now() };
+        await channel.control.send({ kind: "dirtyAck", epoch: message.epoch });
+        this.#taking ??= this.#takeOver(receiver).catch((error: unknown) => this.#end({ error }));
+        return;
+      case "released":
+        this.#released(channel);
+        return;
+      case "abort":
+        if (this.#committed) throw new MigrationError("PEER_FAILED", `the source: ${message.reason}`);
+        this.#end({ error: sourceAborted(message.reason) });
+        return;
+      case "pong": {
+        const sampleMs = performance.now() - this.#pingSentAtMs;
+        this.#rttMs = this.#rttMs === 0 ? sampleMs : this.#rttMs * 0.875 + sampleMs * 0.125;
+        return;
+      }
+      default:
+        throw new MigrationError("MESSAGE_UNEXPECTED", `${message.kind} was sent to a leecher`);
+    }
+  }
+
+  /** Dirty sets count only as a gapless sequence: a missing one would be silent corruption. */
+  #merge(epoch: number): void {
+    if (epoch <= this.#mergedEpoch) return;
+    if (epoch !== this.#mergedEpoch + 1) {
+      throw new MigrationError(
+        "MESSAGE_UNEXPECTED",
+        `the dirty set of epoch ${this.#mergedEpoch + 1} is missing`,
+      );
+    }
+    this.#mergedEpoch = epoch;
+  }
+
+  #judge(message: RoundMessage, receiver: ChunkReceiver): void {
+    const { mode, finalize, downtimeBudgetMs, onEvent } = this.#options;
+    const chunkBytes = this.#offer?.chunkBytes ?? 0;
+    this.#round = message.round;
+    this.#dirtyBytesPerS = message.dirtyBytesPerS;
+    const measurement: RoundMeasurement = {
+      round: message.round,
+      remainingBytes: message.dirtyChunks * chunkBytes,
+      previousRemainingBytes: this.#previousRemainingBytes,
+      sendBytesPerS: receiver.bytesPerS,
+      rttMs: this.#rttMs,
+    };
+    this.#previousRemainingBytes = measurement.remainingBytes;
+    this.#expectedDowntimeMs = expectedDowntimeMs(measurement, mode);
+    const verdict = judgeConvergence(measurement, { mode, downtimeBudgetMs });
+    onEvent?.({
+      event: "round",
+      round: message.round,
+      dirtyBytes: measurement.remainingBytes,
+      dirtyBytesPerS: message.dirtyBytesPerS,
+      verdict: finalize.kind === "auto" ? verdict : "continue",
+    });
+    if (finalize.kind === "auto" && verdict !== "continue") {
+      if (verdict === "force") {
+        onEvent?.({
+          event: "warning",
+          code: "NOT_CONVERGING",
+          message: `${message.round} rounds and still ${measurement.remainingBytes} dirty bytes: handing over with a longer downtime`,
+        });
+      }
+      this.finalize();
+    }
+  }
+
+  /** From the source's last word to the workload's first step here. */
+  async #takeOver(receiver: ChunkReceiver): Promise<void> {
+    const { mode, session, onEvent } = this.#options;
+    const destination = this.#destination;
+    const finalized = this.#finalized;
+    if (destination === undefined || finalized === undefined) return;
+    onEvent?.({
+      event: "suspended",
+      epoch: finalized.epoch,
+      dirtyBytes: finalized.dirtyChunks * destination.region.chunkBytes,
+    });
+    if (mode === "precopy") {
+      await receiver.settled.until(() => receiver.complete, this.#over.signal);
+    }
+    const ownership = await session.commit(finalized.epoch, this.#over.signal);
+    if (ownership.owner !== "leecher") {
+      throw new MigrationError("CANCELLED", "the relay kept the source as the owner");
+    }
+    this.#committed = true;
+    this.#setPhase("committed");
+    onEvent?.({ event: "committed", epoch: finalized.epoch });
+    await receiver.switchOver();
+    destination.region.setGate("open");
+    const openedAtMs = performance.now();
+    this.#channel?.control.send({ kind: "committed", epoch: finalized.epoch }).catch(() => {
+      // Lost: said again on the next channel, and the relay has told the source already.
+    });
+    session.reportPhase("postcopy");
+    this.#setPhase("postcopy");
+    try {
+      await this.#options.onResume?.(AbortSignal.timeout(HOOK_DEADLINE_MS));
+    } catch (error) {
+      this.#hookFailed = true;
+      onEvent?.({
+        event: "warning",
+        code: "HOOK_FAILED",
+        message: `--on-resume: ${messageOf(error)}: the region is here, start the workload by hand`,
+      });
+    }
+    void this.#measureDowntime(destination, finalized, performance.now(), openedAtMs);
+    this.#changed.notify();
+    receiver.settled.notify();
+  }
+
+  /**
+   * Downtime: from suspend to the first read served here. The two hosts' clocks are never compared: the source
+   * says how long it had been suspended when it sent its last word, which was half a round trip under way.
+   */
+  async #measureDowntime(
+    destination: Destination,
+    finalized: FinalizedMessage & { readonly receivedAtMs: number },
+    resumedAtMs: number,
+    openedAtMs: number,
+  ): Promise<void> {
+    const beforeMs = finalized.suspendedForMs + this.#rttMs / 2;
+    const set = (atMs: number): void => {
+      this.#downtimeMs = beforeMs + (atMs - finalized.receivedAtMs);
+    };
+    set(resumedAtMs);
+    const { region } = destination;
+    while (performance.now() - openedAtMs < FIRST_READ_WAIT_MS && !this.#over.signal.aborted) {
+      const { reads, writes } = region.stats();
+      if (reads + writes > 0 && region.stats().firstServedAtMs > 0) {
+        set(Math.max(openedAtMs, firstServed(region.stats().firstServedAtMs)));
+        break;
+      }
+      await sleep(FIRST_READ_POLL_MS, this.#over.signal).catch(() => undefined);
+    }
+    this.#downtimeKnown = true;
+    this.#options.onEvent?.({ event: "resumed", downtimeMs: this.#downtimeMs });
+    this.#changed.notify();
+  }
+
+  async #receiveChunks(
+    stream: SealedStream,
+    channel: Channel,
+    receiver: ChunkReceiver,
+    signal: AbortSignal,
+  ): Promise<void> {
+    const under = new Set<Promise<void>>();
+    let failure: { error: unknown } | undefined;
+    for (;;) {
+      const bytes = await stream.receive();
+      signal.throwIfAborted();
+      if (failure !== undefined) throw failure.error;
+      if (bytes === null) throw new MigrationError("PEER_LOST", "the source left");
+      const message = decodeMessage(bytes);
+      if (message === undefined) continue;
+      if (message.kind !== "chunks") {
+        throw new MigrationError("MESSAGE_UNEXPECTED", `${message.kind} on a data stream`);
+      }
+      const stored = receiver.receive(message).then(
+        (again) => {
+          if (again.length > 0) this.#sendFaults(Uint32Array.from(again));
+          this.#changed.notify();
+        },
+        (error: unknown) => {
+          failure ??= { error };
+          // Wakes the receive above, which then throws what happened.
+          stream.abort("LINK_CLOSED", "a chunk could not be stored");
+          if (!signal.aborted) this.#fail(channel, error);
+        },
+      );
+      under.add(stored);
+      void stored.then(() => under.delete(stored));
+      if (under.size >= STORES_PER_STREAM) await Promise.race(under);
+    }
+  }
+
+  /** A store that fails is this side's end, whatever the streams say. */
+  #fail(channel: Channel, error: unknown): void {
+    void this.#tellAbort(channel, error)
+      .then(() => this.#giveUp(error))
+      .finally(() => this.#end({ error }));
+  }
+
+  /** Keeps the window open: what is stored may be sent anew. */
+  async #keepCredit(
+    channel: Channel,
+    receiver: ChunkReceiver,
+    signal: AbortSignal,
+  ): Promise<never> {
+    const base = receiver.payloadBytes;
+    let granted = 0;
+    for (;;) {
+      const windowBytes = this.#windowBytes(receiver);
+      const wanted = receiver.payloadBytes - base + windowBytes;
+      if (wanted - granted >= windowBytes / 8) {
+        granted = wanted;
+        await channel.control.send({ kind: "credit", bytes: granted });
+      }
+      await this.#changed.wait(signal);
+      signal.throwIfAborted();
+      this.#finalizeIfReady(receiver);
+    }
+  }
+
+  #windowBytes(receiver: ChunkReceiver): number {
+    const bandwidthDelay = receiver.bytesPerS * (this.#rttMs / 1000);
+    return Math.min(WINDOW_BYTES_MAX, Math.max(WINDOW_BYTES_MIN, 2 * bandwidthDelay));
+  }
+
+  #finalizeIfReady(receiver: ChunkReceiver): void {
+    const { finalize } = this.#options;
+    const region = this.#destination?.region;
+    if (finalize.kind !== "ready" || region === undefined) return;
+    if (receiver.readyCount >= region.chunkCount * finalize.ratio) this.finalize();
+  }
+
+  async #ping(channel: Channel, signal: AbortSignal): Promise<never> {
+    for (;;) {
+      this.#pingSentAtMs = performance.now();
+      await channel.control.send({ kind: "ping", nonce: 0 });
+      await sleep(REPORT_INTERVAL_MS, signal);
+    }
+  }
+
+  /** Once everything is here and durable, asks the source to compare roots and let go. */
+  async #finish(channel: Channel, receiver: ChunkReceiver, signal: AbortSignal): Promise<never> {
+    await receiver.settled.until(() => this.#committed && receiver.complete, signal);
+    await this.#taking;
+    const root = this.#manifest?.root();
+    if (root === undefined) throw new Error("complete, but the manifest is not");
+    await this.#destination?.region.sync();
+    const promised = this.#finalized?.root;
+    if (promised !== undefined && toHex(promised) !== toHex(root)) {
+      throw new MigrationError(
+        "ROOT_MISMATCH",
+        `source and destination differ: ${toHex(promised)} there, ${toHex(root)} here`,
+      );
+    }
+    await channel.control.send({ kind: "done", root });
+    for (;;) {
+      await this.#changed.wait(signal);
+      signal.throwIfAborted();
+    }
+  }
+
+  #released(channel: Channel): void {
+    const root = this.#manifest?.root();
+    const region = this.#destination?.region;
+    if (!this.#committed || root === undefined || region === undefined) {
+      throw new MigrationError("MESSAGE_UNEXPECTED", "released before done");
+    }
+    const totalMs = performance.now() - this.#startedAtMs;
+    const finish = async (): Promise<void> => {
+      // The workload may not have touched the region yet; its first read still counts.
+      const waitUntilMs = performance.now() + 1_000;
+      while (!this.#downtimeKnown && performance.now() < waitUntilMs) {
+        await sleep(FIRST_READ_POLL_MS, new AbortController().signal);
+      }
+      const totals: MigrationTotals = {
+        downtimeMs: this.#downtimeMs,
+        totalMs,
+        bytesTotal: region.bytes,
+        bytesWire: this.#wireBytes + channel.wireBytes(),
+        rounds: this.#round + ((this.#finalized?.dirtyChunks ?? 0) > 0 ? 1 : 0),
+        path: channel.linkKind,
+        rootHash: toHex(root),
+      };
+      this.#report();
+      this.#options.session.reportPhase("done");
+      this.#setPhase("done");
+      this.#options.onEvent?.({ event: "done", ...totals });
+      this.#end({ totals });
+    };
+    finish().catch((error: unknown) => this.#end({ error }));
+  }
+
+  #report(): void {
+    const region = this.#destination?.region;
+    const receiver = this.#receiver;
+    if (region === undefined || receiver === undefined) return;
+    const { chunkCount, chunkBytes, bytes } = region;
+    const missing = chunkCount - receiver.readyCount;
+    this.#options.session.reportProgress({
+      round: this.#round,
+      chunksTotal: chunkCount,
+      chunksSent: Math.min(chunkCount, this.#manifest?.knownCount ?? 0),
+      chunksReady: receiver.readyCount,
+      chunksDirty: Math.max(0, (this.#manifest?.knownCount ?? 0) - receiver.readyCount),
+      chunksZero: receiver.zeroChunks,
+      bytesTotal: bytes,
+      bytesSent: receiver.bytesReceived,
+      bytesWire: this.#wireBytes + (this.#channel?.wireBytes() ?? 0),
+      bytesRemaining: Math.min(bytes, missing * chunkBytes),
+      dirtyBytesPerS: this.#dirtyBytesPerS,
+      sendBytesPerS: receiver.bytesPerS,
+      rttMs: this.#rttMs,
+      expectedDowntimeMs: Number.isFinite(this.#expectedDowntimeMs) ? this.#expectedDowntimeMs : 0,
+      downtimeMs: this.#downtimeMs,
+      faults: this.#faults,
+    });
+  }
+
+  #end(outcome: Outcome): void {
+    if (this.#outcome !== undefined) return;
+    this.#outcome = outcome;
+    this.#over.abort(new MigrationError("CANCELLED", "the migration is over"));
+  }
+
+  #setPhase(phase: Phase, detail?: string): void {
+    if (this.#phase === phase) return;
+    this.#phase = phase;
+    if (phase === "finalizing") this.#options.session.reportPhase("finalizing");
+    const event = { event: "phase", phase } as const;
+    this.#options.onEvent?.(detail === undefined ? event : { ...event, detail });
+  }
+}
+
+function isTransient(error: unknown): boolean {
+  if (!(error instanceof MigrationError)) return !(error instanceof Error && error.name === "NativeError");
+  return (
+    error.code === "PEER_LOST" || error.code === "CHANNEL_CORRUPT" || error.code === "CHANNEL_REFUSED"
+  );
+}
+
+function sourceAborted(reason: string): MigrationError {
+  return new MigrationError("PEER_FAILED", `the source gave up: ${reason}`);
+}
+
+/** CLOCK_MONOTONIC milliseconds on the scale of `performance.now()`. */
+function firstServed(monotonicMs: number): number {
+  const [seconds, nanoseconds] = process.hrtime();
+  return performance.now() - (seconds * 1000 + nanoseconds / 1e6 - monotonicMs);
+}

@@ -1,0 +1,31 @@
+/**
+ * What a migration needs of its session: the other peer, and the relay's word on who owns the region.
+ *
+ * `RelayControl` is the real one.
+ *
+ * @module
+ */
+import type {
+  IndexDeltaFrame,
+  IndexRootFrame,
+  IndexSegmentFrame,
+  Progress,
+} from "../../relay/protocol/frame.ts";
+import type { Role, SessionState } from "../../relay/protocol/ids.ts";
+import type { ChannelNetwork } from "./channel.ts";
+
+export interface Ownership {
+  readonly owner: Role;
+  readonly epoch: number;
+  readonly state: SessionState;
+}
+
+export interface SessionPort {
+  pairing(signal?: AbortSignal): Promise<ChannelNetwork>;
+  commit(epoch: number, signal?: AbortSignal): Promise<Ownership>;
+  revoke(reason: string, signal?: AbortSignal): Promise<Ownership>;
+  readonly ownership: Ownership;
+  reportPhase(state: SessionState, reason?: string): void;
+  reportProgress(progress: Progress): void;
+  reportIndex(frame: IndexSegmentFrame | IndexDeltaFrame | IndexRootFrame): Promise<boolean>;
+}
