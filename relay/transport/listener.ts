@@ -1,0 +1,415 @@
+/**
+ * The relay's sockets: HTTPS with WebSocket upgrades on a TCP port, WebTransport on the UDP port of the
+ * same number, and on request plain HTTP on loopback.
+ *
+ * @module
+ */
+import { randomUUID } from "node:crypto";
+import {
+  createServer as createHttpServer,
+  type IncomingMessage,
+  type RequestListener,
+  type Server as HttpServer,
+} from "node:http";
+import { createServer as createHttpsServer, type Server as HttpsServer } from "node:https";
+import type { AddressInfo, Server as NetServer, Socket } from "node:net";
+import type { Duplex } from "node:stream";
+import { WebSocketServer } from "ws";
+import { ProtocolErrorNumber, type ProtocolError } from "../protocol/errors.ts";
+import { PREFACE_DEADLINE_MS } from "../protocol/limits.ts";
+import { messageOf, sessionEnd, webStreamToByteStream } from "../protocol/web-stream.ts";
+import {
+  WEBSOCKET_FRAGMENTS_MAX,
+  WEBSOCKET_MESSAGE_BYTES_MAX,
+  websocketToByteStream,
+} from "../protocol/websocket-stream.ts";
+import type { RelayCertificate } from "./certificate.ts";
+import type { OnStream } from "./transport.ts";
+import {
+  LINK_PATH,
+  loadWebTransport,
+  type WebTransportIncoming,
+  type WebTransportListening,
+  type WebTransportServerImplementation,
+} from "./webtransport.ts";
+
+/** Of one request, all of them together. */
+export const HEADER_BYTES_MAX = 16 * 1024;
+/** TCP connections of a listener unless it is told otherwise. */
+export const CONNECTIONS_MAX = 10_000;
+/** WebTransport sessions of a listener unless it is told otherwise. */
+export const WEBTRANSPORT_SESSIONS_MAX = 2_000;
+/** Open streams of one WebTransport session; what the QUIC libraries allow at once is about this. */
+export const WEBTRANSPORT_STREAMS_MAX = 256;
+/** Idle time before TCP asks whether the other side is there. */
+const KEEPALIVE_MS = 15_000;
+/** A free TCP port whose UDP twin is taken is given back and another asked for. */
+const PORT_ATTEMPTS_MAX = 8;
+
+export interface ListenOptions {
+  /** An address or a name to bind: "0.0.0.0", "::", "127.0.0.1". */
+  readonly host: string;
+  /** 0 for any that is free on both TCP and UDP. */
+  readonly port: number;
+  readonly certificate: RelayCertificate;
+  readonly onStream: OnStream;
+  /** Answers requests on HTTPS and on `plain`. Without it all are 404. */
+  readonly requestListener?: RequestListener;
+  /** Default "auto": used if there is one. */
+  readonly webTransport?: "auto" | "off";
+  /** A second listener without TLS, requests only. */
+  readonly plain?: { readonly host: string; readonly port: number };
+  readonly connectionsMax?: number;
+  readonly webTransportSessionsMax?: number;
+  /**
+   * For TLS and the request's headers; and for the first stream of a WebTransport session. The first
+   * frame of a stream is for whoever takes the stream to wait for.
+   */
+  readonly handshakeDeadlineMs?: number;
+  /** What went wrong on a connection or a listener, for the log. Must not throw. */
+  readonly onProblem?: (problem: ListenerProblem) => void;
+}
+
+export interface ListenerProblem {
+  readonly what: "connection" | "request" | "webtransport-session" | "webtransport-listener";
+  readonly remoteAddress: string;
+  readonly message: string;
+}
+
+export interface ListenAddress {
+  readonly address: string;
+  readonly port: number;
+}
+
+export type WebTransportState =
+  | { readonly name: WebTransportServerImplementation["name"]; readonly port: number }
+  | { readonly unavailable: string };
+
+export interface Listener {
+  readonly https: ListenAddress;
+  readonly plain: ListenAddress | null;
+  readonly webTransport: WebTransportState;
+  /** Stops accepting, ends every connection, resolves when the ports are free. Idempotent. */
+  close(): Promise<void>;
+}
+
+/** @throws Error with `code` (`EADDRINUSE`, `EACCES`, ...) if a port cannot be had. */
+export async function listen(options: ListenOptions): Promise<Listener> {
+  const sockets = new Set<Duplex>();
+  const implementation: Awaited<ReturnType<typeof loadWebTransport>> =
+    options.webTransport === "off"
+      ? { unavailable: "it is turned off" }
+      : await loadWebTransport();
+  const sessions = new SessionTable(options);
+  for (let attempt = 1; ; attempt += 1) {
+    const server = makeHttpsServer(options, sockets);
+    await listening(server, options.host, options.port);
+    const https = addressOf(server);
+    let webTransport: WebTransportListening | null = null;
+    let state: WebTransportState;
+    if ("unavailable" in implementation) {
+      state = implementation;
+    } else {
+      try {
+        webTransport = await implementation.listen({
+          host: https.address,
+          port: https.port,
+          certificate: options.certificate,
+          onSession: (incoming) => sessions.take(incoming),
+          onLost: (error) =>
+            options.onProblem?.({
+              what: "webtransport-listener",
+              remoteAddress: "",
+              message: error.message,
+            }),
+        });
+        state = { name: implementation.name, port: webTransport.port };
+      } catch (error) {
+        await closed(server);
+        if (options.port === 0 && codeOf(error) === "EADDRINUSE" && attempt < PORT_ATTEMPTS_MAX) {
+          continue;
+        }
+        throw error;
+      }
+    }
+    const plain = options.plain === undefined ? null : makePlainServer(options, sockets);
+    if (plain !== null && options.plain !== undefined) {
+      try {
+        await listening(plain, options.plain.host, options.plain.port);
+      } catch (error) {
+        await webTransport?.close();
+        await closed(server);
+        throw error;
+      }
+    }
+    return makeListener({ https: server, plain, webTransport, state, sockets, sessions });
+  }
+}
+
+function makeListener(parts: {
+  https: HttpsServer;
+  plain: HttpServer | null;
+  webTransport: WebTransportListening | null;
+  state: WebTransportState;
+  sockets: Set<Duplex>;
+  sessions: SessionTable;
+}): Listener {
+  let closing: Promise<void> | null = null;
+  const close = async (): Promise<void> => {
+    const down = [closed(parts.https)];
+    if (parts.plain !== null) down.push(closed(parts.plain));
+    parts.sessions.closeAll();
+    for (const socket of parts.sockets) socket.destroy();
+    if (parts.webTransport !== null) down.push(parts.webTransport.close());
+    await Promise.all(down);
+  };
+  return {
+    https: addressOf(parts.https),
+    plain: parts.plain === null ? null : addressOf(parts.plain),
+    webTransport: parts.state,
+    close: () => {
+      closing ??= close();
+      return closing;
+    },
+  };
+}
+
+function makeHttpsServer(options: ListenOptions, sockets: Set<Duplex>): HttpsServer {
+  const deadlineMs = options.handshakeDeadlineMs ?? PREFACE_DEADLINE_MS;
+  const server = createHttpsServer(
+    {
+      cert: options.certificate.certificatePem,
+      key: options.certificate.privateKeyPem,
+      minVersion: "TLSv1.2",
+      handshakeTimeout: deadlineMs,
+      ...requestBounds(deadlineMs),
+    },
+    options.requestListener ?? notFound,
+  );
+  guard(server, options, sockets);
+  server.on("tlsClientError", (error, socket) => {
+    report(options, "connection", socket, error);
+    socket.destroy();
+  });
+  const websockets = new WebSocketServer({
+    noServer: true,
+    clientTracking: false,
+    perMessageDeflate: false,
+    skipUTF8Validation: true,
+    maxPayload: WEBSOCKET_MESSAGE_BYTES_MAX,
+    maxFragments: WEBSOCKET_FRAGMENTS_MAX,
+  });
+  websockets.on("wsClientError", (error, socket, request) => {
+    report(options, "request", request.socket, error);
+    refuseUpgrade(socket, "400 Bad Request");
+  });
+  server.on("upgrade", (request: IncomingMessage, socket: Duplex, head: Buffer) => {
+    socket.on("error", (error) => report(options, "connection", request.socket, error));
+    if (pathOf(request.url ?? "") !== LINK_PATH) return refuseUpgrade(socket, "404 Not Found");
+    request.socket.setNoDelay(true);
+    request.socket.setKeepAlive(true, KEEPALIVE_MS);
+    const remoteAddress = request.socket.remoteAddress ?? "";
+    websockets.handleUpgrade(request, socket, head, (websocket) => {
+      options.onStream({
+        stream: websocketToByteStream(websocket),
+        kind: "websocket",
+        remoteAddress,
+        connectionId: randomUUID(),
+      });
+    });
+  });
+  return server;
+}
+
+function makePlainServer(options: ListenOptions, sockets: Set<Duplex>): HttpServer {
+  const deadlineMs = options.handshakeDeadlineMs ?? PREFACE_DEADLINE_MS;
+  const server = createHttpServer(
+    requestBounds(deadlineMs),
+    options.requestListener ?? notFound,
+  );
+  guard(server, options, sockets);
+  server.on("upgrade", (_request, socket: Duplex) => refuseUpgrade(socket, "404 Not Found"));
+  return server;
+}
+
+function requestBounds(deadlineMs: number) {
+  return {
+    maxHeaderSize: HEADER_BYTES_MAX,
+    headersTimeout: deadlineMs,
+    requestTimeout: 2 * deadlineMs,
+    connectionsCheckingInterval: Math.min(1_000, deadlineMs),
+    keepAliveTimeout: 30_000,
+    noDelay: true,
+    keepAlive: true,
+    keepAliveInitialDelay: KEEPALIVE_MS,
+  };
+}
+
+/** One bad connection is that connection's end and nothing more. */
+function guard(server: HttpServer | HttpsServer, options: ListenOptions, sockets: Set<Duplex>) {
+  server.maxConnections = options.connectionsMax ?? CONNECTIONS_MAX;
+  const track = (socket: Duplex): void => {
+    sockets.add(socket);
+    socket.on("close", () => sockets.delete(socket));
+  };
+  server.on("connection", (socket: Socket) => {
+    track(socket);
+    // Before TLS is up nothing else listens: a reset here would end the process.
+    socket.on("error", () => {});
+  });
+  server.on("secureConnection", track);
+  server.on("clientError", (error, socket) => {
+    report(options, "request", socket, error);
+    const status = codeOf(error) === "HPE_HEADER_OVERFLOW" ? "431" : "400";
+    if (socket.writable) {
+      socket.end(`HTTP/1.1 ${status} Bad Request\r\nConnection: close\r\n\r\n`);
+    }
+    socket.destroy();
+  });
+}
+
+function report(
+  options: ListenOptions,
+  what: ListenerProblem["what"],
+  socket: Duplex,
+  error: unknown,
+): void {
+  const remoteAddress =
+    "remoteAddress" in socket && typeof socket.remoteAddress === "string"
+      ? socket.remoteAddress
+      : "";
+  options.onProblem?.({ what, remoteAddress, message: messageOf(error) });
+}
+
+function refuseUpgrade(socket: Duplex, status: string): void {
+  socket.on("error", () => {});
+  socket.end(`HTTP/1.1 ${status}\r\nConnection: close\r\nContent-Length: 0\r\n\r\n`);
+}
+
+const notFound: RequestListener = (_request, response) => {
+  response.writeHead(404).end();
+};
+
+function pathOf(target: string): string {
+  return target.split("?")[0] ?? "";
+}
+
+/** The open WebTransport sessions: bounded, and each must open a stream soon. */
+class SessionTable {
+  readonly #options: ListenOptions;
+  readonly #open = new Set<WebTransportIncoming["session"]>();
+
+  constructor(options: ListenOptions) {
+    this.#options = options;
+  }
+
+  take(incoming: WebTransportIncoming): void {
+    const { session } = incoming;
+    session.closed.catch(() => {});
+    const sessionsMax = this.#options.webTransportSessionsMax ?? WEBTRANSPORT_SESSIONS_MAX;
+    if (pathOf(incoming.path) !== LINK_PATH) {
+      return refuse(session, ProtocolErrorNumber.FRAME_UNEXPECTED, `only ${LINK_PATH} is served`);
+    }
+    if (this.#open.size >= sessionsMax) {
+      return refuse(session, ProtocolErrorNumber.LIMIT_EXCEEDED, "too many sessions");
+    }
+    this.#open.add(session);
+    this.#serve(incoming).catch((error: unknown) => {
+      this.#options.onProblem?.({
+        what: "webtransport-session",
+        remoteAddress: incoming.remoteAddress,
+        message: messageOf(error),
+      });
+    });
+  }
+
+  closeAll(): void {
+    for (const session of this.#open) {
+      refuse(session, ProtocolErrorNumber.RELAY_DRAINING, "the relay is stopping");
+    }
+  }
+
+  async #serve(incoming: WebTransportIncoming): Promise<void> {
+    const { session, remoteAddress } = incoming;
+    const connectionId = randomUUID();
+    let lost: ProtocolError | null = null;
+    const over = sessionEnd(session).then((error) => {
+      lost = error;
+      this.#open.delete(session);
+    });
+    const deadline = setTimeout(
+      () => refuse(session, ProtocolErrorNumber.DEADLINE_EXCEEDED, "no stream was opened in time"),
+      this.#options.handshakeDeadlineMs ?? PREFACE_DEADLINE_MS,
+    );
+    let streamsOpen = 0;
+    const streamOptions = { ...incoming.streamOptions, sessionError: () => lost };
+    try {
+      const reader = session.incomingBidirectionalStreams.getReader();
+      for (;;) {
+        const { done, value: pair } = await reader.read();
+        if (done || pair === undefined) break;
+        clearTimeout(deadline);
+        const stream = webStreamToByteStream(pair, streamOptions);
+        if (streamsOpen >= WEBTRANSPORT_STREAMS_MAX) {
+          stream.abort("LIMIT_EXCEEDED", "too many streams");
+          continue;
+        }
+        streamsOpen += 1;
+        void stream.closed.then(() => {
+          streamsOpen -= 1;
+        });
+        this.#options.onStream({ stream, kind: "webtransport", remoteAddress, connectionId });
+      }
+    } catch (error) {
+      // The end of a session that was lost; anything else is worth a line.
+      if (lost === null) await Promise.race([over, delay(100)]);
+      if (lost === null) throw error;
+    } finally {
+      clearTimeout(deadline);
+    }
+    await over;
+  }
+}
+
+function refuse(session: WebTransportIncoming["session"], closeCode: number, reason: string): void {
+  try {
+    session.close({ closeCode, reason });
+  } catch {
+    // It closed by itself in the meantime.
+  }
+}
+
+function delay(ms: number): Promise<void> {
+  return new Promise((resolve) => {
+    setTimeout(resolve, ms);
+  });
+}
+
+function listening(server: NetServer, host: string, port: number): Promise<void> {
+  return new Promise((resolve, reject) => {
+    server.once("error", reject);
+    server.listen({ host, port }, () => {
+      server.off("error", reject);
+      // Such as EMFILE on accept: the next connection may be better off.
+      server.on("error", () => {});
+      resolve();
+    });
+  });
+}
+
+function closed(server: HttpServer | HttpsServer): Promise<void> {
+  return new Promise((resolve) => {
+    server.close(() => resolve());
+    server.closeAllConnections();
+  });
+}
+
+function addressOf(server: NetServer): ListenAddress {
+  // A TCP server that listens has one; a string would be a socket path.
+  const { address, port } = server.address() as AddressInfo;
+  return { address, port };
+}
+
+function codeOf(error: unknown): unknown {
+  return typeof error === "object" && error !== null && "code" in error ? error.code : undefined;
+}

@@ -1,0 +1,84 @@
+/**
+ * A relay's listener for tests of links.
+ *
+ * @module
+ */
+import { mkdtemp, rm } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { ensureCertificate, type RelayCertificate } from "../../relay/transport/certificate.ts";
+import { listen, type ListenOptions, type Listener } from "../../relay/transport/listener.ts";
+import type { IncomingStream } from "../../relay/transport/transport.ts";
+import type { Dial } from "../../peer/net/link.ts";
+import type { LinkUnderTest } from "./link.ts";
+
+/** What arrives, for whoever waits first. */
+export class Arrivals<T> {
+  readonly #held: T[] = [];
+  readonly #waiting: ((one: T) => void)[] = [];
+
+  readonly add = (one: T): void => {
+    const waiting = this.#waiting.shift();
+    if (waiting === undefined) this.#held.push(one);
+    else waiting(one);
+  };
+
+  readonly next = (): Promise<T> => {
+    const held = this.#held.shift();
+    if (held !== undefined) return Promise.resolve(held);
+    return new Promise((resolve) => {
+      this.#waiting.push(resolve);
+    });
+  };
+}
+
+export async function testCertificate(): Promise<{
+  certificate: RelayCertificate;
+  remove: () => Promise<void>;
+}> {
+  const directory = await mkdtemp(join(tmpdir(), "memferry-certificate-"));
+  const certificate = await ensureCertificate({ directory, hosts: ["127.0.0.1", "localhost"] });
+  return { certificate, remove: () => rm(directory, { recursive: true, force: true }) };
+}
+
+export interface TestListener {
+  readonly listener: Listener;
+  readonly certificate: RelayCertificate;
+  readonly url: string;
+  readonly arrivals: Arrivals<IncomingStream>;
+  readonly close: () => Promise<void>;
+}
+
+export async function testListener(options: Partial<ListenOptions> = {}): Promise<TestListener> {
+  const { certificate, remove } = await testCertificate();
+  const arrivals = new Arrivals<IncomingStream>();
+  const listener = await listen({
+    host: "127.0.0.1",
+    port: 0,
+    certificate,
+    onStream: arrivals.add,
+    ...options,
+  });
+  return {
+    listener,
+    certificate,
+    url: `https://127.0.0.1:${listener.https.port}`,
+    arrivals,
+    close: async () => {
+      await listener.close();
+      await remove();
+    },
+  };
+}
+
+export async function openReal(dial: Dial, options: Partial<ListenOptions> = {}) {
+  const { certificate, url, arrivals, close } = await testListener(options);
+  const under: LinkUnderTest = {
+    dial,
+    url,
+    certificateHashes: [certificate.hash],
+    incoming: arrivals.next,
+    close,
+  };
+  return under;
+}
