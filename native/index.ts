@@ -1,0 +1,85 @@
+/**
+ * The only face of the addon: finds it, loads it once, and says what to do where it cannot.
+ *
+ * @module
+ */
+import { existsSync, readdirSync } from "node:fs";
+import { createRequire } from "node:module";
+import { fileURLToPath } from "node:url";
+
+import { NativeError } from "./errors.ts";
+import type { NativeAddon } from "./types.ts";
+
+export { NativeError } from "./errors.ts";
+export type { NativeErrorDetails } from "./errors.ts";
+export { StoreOutcome, ZERO_CHUNK } from "./types.ts";
+export type {
+  FuseMount,
+  FuseMountOptions,
+  FuseProbe,
+  Gate,
+  NativeAddon,
+  NativeRegion,
+  ReadResult,
+  RegionOptions,
+  RegionStats,
+  RegionStore,
+  StoreRequest,
+} from "./types.ts";
+
+/** What the binary exports: the contract, and the hand-over of our error class. */
+interface Binary extends NativeAddon {
+  initialize(errorClass: typeof NativeError): void;
+}
+
+let loaded: NativeAddon | undefined;
+
+/**
+ * Loads the addon at the first call: the platform package, else a prebuilt binary beside this file,
+ * else what `npm run native` built.
+ *
+ * @throws NativeError `ENOADDON`, with every attempt in `cause`.
+ */
+export function loadNative(): NativeAddon {
+  loaded ??= load();
+  return loaded;
+}
+
+function load(): NativeAddon {
+  const require = createRequire(import.meta.url);
+  const attempts: Error[] = [];
+  for (const candidate of candidates()) {
+    try {
+      // The module comes from our own build, so its shape is the contract's.
+      const binary = require(candidate) as Binary;
+      binary.initialize(NativeError);
+      return binary;
+    } catch (error) {
+      attempts.push(error instanceof Error ? error : new Error(String(error)));
+    }
+  }
+  // A package that is not installed is no news; a binary that is there and fails is.
+  const told = attempts.find((error) => !("code" in error && error.code === "MODULE_NOT_FOUND"));
+  const why = told === undefined ? "" : `: ${told.message.split("\n", 1)[0] ?? ""}`;
+  throw new NativeError(
+    "ENOADDON",
+    `no native addon for ${process.platform}-${process.arch}${why}; build it with: npm run native`,
+    { cause: new AggregateError(attempts, "every place was tried") },
+  );
+}
+
+function candidates(): string[] {
+  const { platform, arch } = process;
+  const local = (path: string): string => fileURLToPath(new URL(path, import.meta.url));
+  const files = [local(`./prebuilds/${platform}-${arch}/memferry.node`), local("./build/memferry.node")];
+  return [`@memferry/native-${platform}-${arch}-${libc()}`, ...files.filter((file) => existsSync(file))];
+}
+
+/** `musl` where its dynamic loader is installed, as on Alpine; `process.report` has it too, but takes 50 ms. */
+function libc(): "glibc" | "musl" {
+  try {
+    return readdirSync("/lib").some((name) => name.startsWith("ld-musl-")) ? "musl" : "glibc";
+  } catch {
+    return "glibc"; // no /lib: no musl either
+  }
+}

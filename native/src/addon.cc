@@ -1,0 +1,73 @@
+// The addon's exports, and what happens when an environment begins and ends.
+#include <napi.h>
+
+#include <memory>
+
+#include "arguments.h"
+#include "bridge.h"
+#include "chunk_hash.h"
+#include "environment.h"
+#include "mount_object.h"
+#include "region_object.h"
+
+namespace memferry {
+namespace {
+
+// initialize(NativeError): once, before anything else. Errors are made by a class of ours that JS owns.
+void initialize(const Napi::CallbackInfo& info) {
+  const auto& environment = Environment::of(info.Env());
+  if (environment->bridge) return;
+  Arguments arguments(info.Env());
+  if (!info[0].IsFunction()) return arguments.refuse("initialize takes the error class");
+  environment->bridge = Bridge::create(info.Env(), info[0].As<Napi::Function>());
+  if (!environment->bridge) return arguments.refuse("this runtime has no thread-safe functions");
+}
+
+bool initialized(const Napi::CallbackInfo& info) {
+  if (Environment::of(info.Env())->bridge) return true;
+  Napi::TypeError::New(info.Env(), "initialize() has not been called").ThrowAsJavaScriptException();
+  return false;
+}
+
+Napi::Value openRegion(const Napi::CallbackInfo& info) {
+  return initialized(info) ? RegionObject::open(info) : info.Env().Undefined();
+}
+
+Napi::Value mountFuse(const Napi::CallbackInfo& info) {
+  return initialized(info) ? MountObject::mount(info) : info.Env().Undefined();
+}
+
+Napi::Value hash(const Napi::CallbackInfo& info) {
+  const Napi::Env env = info.Env();
+  Arguments arguments(env);
+  const auto data = arguments.bytes(info[0], "data");
+  const bool keyed = !info[1].IsUndefined();
+  const auto key = keyed ? arguments.bytes(info[1], "key") : BytesArgument{};
+  if (arguments.ok() && keyed && key.length != 32) arguments.refuse("key must have 32 bytes");
+  if (!arguments.ok()) return env.Undefined();
+  Napi::Uint8Array out = Napi::Uint8Array::New(env, 32);
+  blake3(data.data, data.length, keyed ? key.data : nullptr, out.Data());
+  return out;
+}
+
+Napi::Object start(Napi::Env env, Napi::Object exports) {
+  auto* environment = new std::shared_ptr<Environment>(std::make_shared<Environment>());
+  env.SetInstanceData<std::shared_ptr<Environment>>(environment);
+  // The hook holds its own reference: whether it runs before the instance data is freed is up to the
+  // runtime.
+  env.AddCleanupHook([held = *environment] { held->teardown(); });
+  (*environment)->regionClass = Napi::Persistent(RegionObject::define(env));
+  (*environment)->mountClass = Napi::Persistent(MountObject::define(env));
+
+  exports.Set("initialize", Napi::Function::New<initialize>(env, "initialize"));
+  exports.Set("openRegion", Napi::Function::New<openRegion>(env, "openRegion"));
+  exports.Set("mountFuse", Napi::Function::New<mountFuse>(env, "mountFuse"));
+  exports.Set("probeFuse", Napi::Function::New<MountObject::probe>(env, "probeFuse"));
+  exports.Set("blake3", Napi::Function::New<hash>(env, "blake3"));
+  return exports;
+}
+
+NODE_API_MODULE(memferry, start)
+
+}  // namespace
+}  // namespace memferry

@@ -1,0 +1,843 @@
+#include "fuse_server.h"
+
+#include <fcntl.h>
+#include <linux/falloc.h>
+#include <poll.h>
+#include <sys/eventfd.h>
+#include <sys/uio.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstdlib>
+#include <cstring>
+#include <utility>
+
+#include "thread_name.h"
+
+namespace memferry {
+namespace {
+
+// The largest READ and WRITE; the kernel's own bound is 256 pages.
+constexpr size_t kMaxIoBytes = 1 << 20;
+constexpr size_t kPageBytes = 4096;
+// Requests that wait, and the bytes of WRITEs among them, per mount.
+constexpr size_t kMaxCalls = 16384;
+constexpr size_t kMaxCallBytes = 64 << 20;
+// How many background requests (read-ahead, write-back) the kernel may have outstanding. Its default of
+// 12 is a window of 12 MiB, too small for a fast link with a long round trip.
+constexpr uint16_t kMaxBackground = 64;
+constexpr uint16_t kCongestionThreshold = 48;
+// Names never change; attributes do where a region is exported twice.
+constexpr uint64_t kEntryValidSeconds = 3600;
+constexpr uint64_t kAttrValidSeconds = 1;
+// An invalidation that has not moved for this long is held up by a READ that we hold back.
+constexpr std::chrono::milliseconds kInvalidationGrace{2};
+// The oldest dialect spoken: Linux 4.20, for MAX_PAGES.
+constexpr uint32_t kOldestMinor = 28;
+
+constexpr uint64_t kRootId = FUSE_ROOT_ID;
+constexpr uint64_t kHandle = 0;
+constexpr uint64_t kInternalHandle = 1;
+// Set in the number of an INTERRUPT; the rest is the number of the request it is for.
+constexpr uint64_t kInterruptBit = 1;
+
+// A WRITE's payload follows these; reading so that they end at a page boundary aligns it.
+constexpr size_t kWriteHeadBytes = sizeof(fuse_in_header) + sizeof(fuse_write_in);
+
+struct FreeAligned {
+  void operator()(uint8_t* memory) const { std::free(memory); }
+};
+using Buffer = std::unique_ptr<uint8_t, FreeAligned>;
+
+Buffer makeBuffer(size_t bytes) {
+  return Buffer(static_cast<uint8_t*>(std::aligned_alloc(kPageBytes, bytes)));
+}
+
+// The fixed part of a request; zeros for what an older kernel did not send.
+template <typename T>
+T body(const uint8_t* data, size_t length) {
+  T out{};
+  std::memcpy(&out, data, std::min(length, sizeof out));
+  return out;
+}
+
+}  // namespace
+
+struct FuseServer::Channel {
+  int fd = -1;
+  Buffer in = makeBuffer(kPageBytes + kMaxIoBytes + kPageBytes);
+  Buffer out = makeBuffer(kMaxIoBytes);
+  // The request in work here, for INTERRUPT to find.
+  std::atomic<uint64_t> current{0};
+  // The request here that was interrupted; under the server's mutex.
+  uint64_t interrupted = 0;
+};
+
+struct FuseServer::Call final : Waiter {
+  void wake(int error) override { server->ready(this, error); }
+
+  FuseServer* server = nullptr;
+  Data data;
+  std::vector<uint8_t> payload;
+  // Both under the server's mutex until the call is in a resumer's hands.
+  int failure = 0;
+  bool interrupted = false;
+};
+
+std::shared_ptr<FuseServer> FuseServer::mount(const Options& options, Failure& failure) {
+  std::shared_ptr<FuseServer> server(new FuseServer(options));
+  failure = server->mounter_.mount({.directory = options.directory, .allowOther = options.allowOther});
+  if (failure) {
+    server->stopped_ = true;
+    return nullptr;
+  }
+  server->start();
+  return server;
+}
+
+FuseServer::FuseServer(const Options& options) : options_(options) {}
+
+FuseServer::~FuseServer() { stop(std::chrono::milliseconds(0)); }
+
+void FuseServer::start() {
+  const bool canAbort = mounter_.canAbort();
+  if (!canAbort) stopEvent_ = ::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+  for (unsigned i = 0; i < options_.threads; i++) {
+    auto channel = std::make_unique<Channel>();
+    const int clone = i == 0 ? -1 : mounter_.clone();
+    // Threads may share a channel; they contend a little more.
+    channel->fd = clone >= 0 ? clone : mounter_.fd();
+    if (!canAbort) ::fcntl(channel->fd, F_SETFL, ::fcntl(channel->fd, F_GETFL) | O_NONBLOCK);
+    channels_.push_back(std::move(channel));
+  }
+  for (auto& channel : channels_) workers_.emplace_back([this, &channel = *channel] { work(channel); });
+  for (unsigned i = 0; i < options_.threads; i++) resumers_.emplace_back([this] { resume(); });
+  flusher_.start();
+}
+
+Failure FuseServer::add(const std::string& name, std::shared_ptr<Region> region, uint32_t mode, bool readOnly) {
+  const std::lock_guard stopLock(stopMutex_);
+  if (stopped_) return Failure::named("ENOTCONN", "the mount is gone");
+  if (name.empty() || name.size() > 255 || name == "." || name == ".." ||
+      name.find('/') != std::string::npos || name.find('\0') != std::string::npos) {
+    return Failure::named("EINVAL", "'" + name + "' cannot be a file's name");
+  }
+  if (find(name)) return Failure::named("EEXIST", "'" + name + "' is in this mount already");
+  const size_t index = nodeCount_.load();
+  if (index == kMaxFiles) return Failure::named("ENOSPC", "a mount holds at most 256 regions");
+  owned_.push_back(std::make_unique<FuseNode>(kFirstFileId + index, name, std::move(region), mode, readOnly,
+                                              ::geteuid(), ::getegid()));
+  nodes_[index].store(owned_.back().get());
+  nodeCount_.store(index + 1);
+  return {};
+}
+
+FuseNode* FuseServer::find(const std::string& name) const {
+  const size_t count = nodeCount_.load();
+  for (size_t i = 0; i < count; i++) {
+    FuseNode* candidate = nodes_[i].load();
+    if (candidate && candidate->name == name) return candidate;
+  }
+  return nullptr;
+}
+
+FuseNode* FuseServer::node(uint64_t id) const {
+  return id >= kFirstFileId && id - kFirstFileId < nodeCount_.load() ? nodes_[id - kFirstFileId].load() : nullptr;
+}
+
+void FuseServer::flush(const std::string& name, bool invalidate, std::function<void(Failure)> done) {
+  flusher_.submit(name, invalidate, std::move(done));
+}
+
+bool FuseServer::reply(int fd, uint64_t unique, int error, const void* payload, size_t length) {
+  fuse_out_header header{};
+  header.len = static_cast<uint32_t>(sizeof header + length);
+  header.error = -error;
+  header.unique = unique;
+  const iovec parts[2] = {{&header, sizeof header}, {const_cast<void*>(payload), length}};
+  ssize_t written;
+  do {
+    written = ::writev(fd, parts, length ? 2 : 1);
+  } while (written < 0 && errno == EINTR);
+  // ENOENT: the caller was killed and nobody waits. ENODEV: the mount is gone. Nothing to do in either.
+  return written >= 0;
+}
+
+// --- workers ---
+
+void FuseServer::work(Channel& channel) {
+  becomeHelperThread("memferry-fuse");
+  uint8_t* const at = channel.in.get() + kPageBytes - kWriteHeadBytes;
+  const size_t room = kWriteHeadBytes + kMaxIoBytes + kPageBytes;
+  for (;;) {
+    if (stopEvent_ >= 0) {
+      pollfd watched[2] = {{channel.fd, POLLIN, 0}, {stopEvent_, POLLIN, 0}};
+      if (::poll(watched, 2, -1) < 0) continue;
+      if (watched[1].revents) return;
+    }
+    const ssize_t got = ::read(channel.fd, at, room);
+    if (got < 0) {
+      // ENOENT: the request was taken back before we had it.
+      if (errno == EINTR || errno == EAGAIN || errno == ENOENT) continue;
+      return;  // ENODEV or ECONNABORTED: unmounted
+    }
+    if (static_cast<size_t>(got) >= sizeof(fuse_in_header)) dispatch(channel, at, static_cast<size_t>(got));
+  }
+}
+
+void FuseServer::dispatch(Channel& channel, const uint8_t* request, size_t length) {
+  const auto header = body<fuse_in_header>(request, length);
+  const uint8_t* rest = request + sizeof header;
+  const size_t restLength = length - sizeof header;
+  Data data;
+  switch (header.opcode) {
+    case FUSE_READ:
+    case FUSE_WRITE:
+      channel.current.store(header.unique);
+      if (decode(channel, header, rest, restLength, data) && !serve(data, channel.out.get(), false)) {
+        wait(channel, data);
+      }
+      channel.current.store(0);
+      return;
+    case FUSE_FSYNC:
+    case FUSE_FALLOCATE:
+      if (decode(channel, header, rest, restLength, data)) defer(data);
+      return;
+    default:
+      return serveMetadata(channel, header, rest, restLength);
+  }
+}
+
+bool FuseServer::decode(Channel& channel, const fuse_in_header& header, const uint8_t* rest, size_t length,
+                        Data& data) {
+  data.fd = channel.fd;
+  data.unique = header.unique;
+  data.opcode = header.opcode;
+  data.node = node(header.nodeid);
+  if (!data.node) {
+    // The root directory can be fsynced, nothing else.
+    reply(data.fd, data.unique, header.opcode == FUSE_FSYNC ? 0 : EISDIR);
+    return false;
+  }
+  switch (header.opcode) {
+    case FUSE_READ: {
+      const auto in = body<fuse_read_in>(rest, length);
+      data.offset = in.offset;
+      data.length = in.size;
+      data.locksPages = !(in.flags & O_DIRECT);
+      break;
+    }
+    case FUSE_WRITE: {
+      const auto in = body<fuse_write_in>(rest, length);
+      data.offset = in.offset;
+      data.bytes = rest + sizeof in;
+      data.length = length >= sizeof in ? std::min<uint64_t>(in.size, length - sizeof in) : 0;
+      break;
+    }
+    case FUSE_FALLOCATE: {
+      const auto in = body<fuse_fallocate_in>(rest, length);
+      data.offset = in.offset;
+      data.length = in.length;
+      data.mode = static_cast<int>(in.mode);
+      break;
+    }
+    default: {
+      data.internal = body<fuse_fsync_in>(rest, length).fh == kInternalHandle;
+      return true;
+    }
+  }
+  return prepare(data);
+}
+
+bool FuseServer::prepare(Data& data) {
+  const uint64_t size = data.node->region->bytes();
+  int error = 0;
+  bool nothing = false;
+  if (data.opcode == FUSE_READ) {
+    nothing = data.offset >= size || data.length == 0;
+    if (!nothing) data.length = std::min(data.length, size - data.offset);
+    if (data.length > kMaxIoBytes) error = EINVAL;  // never sent: past what INIT agreed
+  } else if (data.node->readOnly) {
+    error = EROFS;
+  } else if (data.opcode == FUSE_WRITE) {
+    nothing = data.length == 0;
+    if (!nothing && data.offset >= size) error = ENOSPC;
+    // The part that fits; the kernel reports the short count, and the rest meets ENOSPC.
+    if (!error && !nothing) data.length = std::min(data.length, size - data.offset);
+  } else {
+    const bool zeroing = data.mode & (FALLOC_FL_PUNCH_HOLE | FALLOC_FL_ZERO_RANGE);
+    const bool keepSize = data.mode & FALLOC_FL_KEEP_SIZE;
+    const bool past = data.length > size || data.offset > size - data.length;
+    if (data.mode & ~(FALLOC_FL_PUNCH_HOLE | FALLOC_FL_ZERO_RANGE | FALLOC_FL_KEEP_SIZE)) {
+      error = EOPNOTSUPP;
+    } else if (past && !keepSize) {
+      error = EPERM;  // a region does not grow
+    } else if (past && !zeroing) {
+      error = ENOSPC;
+    } else {
+      // Reserving inside the region is the store's business and was done, or not, when it was made.
+      nothing = !zeroing || data.offset >= size || data.length == 0;
+      if (!nothing) data.length = std::min(data.length, size - data.offset);
+    }
+  }
+  if (!error && !nothing) return true;
+  fuse_write_out none{};
+  const bool written = !error && data.opcode == FUSE_WRITE;
+  reply(data.fd, data.unique, error, written ? &none : nullptr, written ? sizeof none : 0);
+  return false;
+}
+
+bool FuseServer::serve(const Data& data, uint8_t* buffer, bool pass) {
+  Region& region = *data.node->region;
+  const Admission admission = region.begin(data.access(), data.offset, data.length, pass);
+  if (admission.status == Admission::kWait) return false;
+  if (admission.status) {
+    reply(data.fd, data.unique, admission.status);
+    return true;
+  }
+  // The reply goes out before end(): after a quiesce() no answer is still on its way into the kernel's
+  // page cache.
+  switch (data.opcode) {
+    case FUSE_READ: {
+      const int error = region.readAt(buffer, data.length, data.offset);
+      reply(data.fd, data.unique, error, buffer, error ? 0 : data.length);
+      break;
+    }
+    case FUSE_WRITE: {
+      const int error = region.writeAt(data.bytes, data.length, data.offset);
+      fuse_write_out out{};
+      out.size = static_cast<uint32_t>(data.length);
+      data.node->touch();
+      reply(data.fd, data.unique, error, &out, error ? 0 : sizeof out);
+      break;
+    }
+    default:
+      data.node->touch();
+      reply(data.fd, data.unique, region.zeroAt(data.offset, data.length));
+  }
+  region.end(admission);
+  return true;
+}
+
+std::unique_ptr<FuseServer::Call> FuseServer::makeCall(const Data& data) {
+  auto call = std::make_unique<Call>();
+  call->server = this;
+  call->data = data;
+  if (data.opcode == FUSE_WRITE) {
+    // The worker's buffer is needed for the next request. Copied only on a miss.
+    call->payload.assign(data.bytes, data.bytes + data.length);
+    call->data.bytes = call->payload.data();
+  }
+  call->access = data.access();
+  if (data.opcode != FUSE_FSYNC) {
+    call->first = data.node->region->chunkAt(data.offset);
+    call->last = data.node->region->chunkAt(data.offset + data.length - 1);
+  }
+  call->owner = data.node;
+  call->offset = data.offset;
+  call->length = data.length;
+  call->locksPages = data.locksPages;
+  return call;
+}
+
+void FuseServer::wait(Channel& channel, const Data& data) {
+  std::unique_ptr<Call> made = makeCall(data);
+  Call* const call = made.get();
+  for (;;) {
+    std::unique_lock lock(mutex_);
+    const auto interrupted = [&] { return channel.interrupted == data.unique; };
+    room_.wait(lock, [&] {
+      return leaving_ || interrupted() ||
+             (calls_.size() < kMaxCalls && callBytes_ + call->payload.size() <= kMaxCallBytes);
+    });
+    int error = leaving_ ? ENOTCONN : interrupted() ? EINTR : 0;
+    if (!error) {
+      // Registered before it parks: as soon as it has parked, any thread may wake it and finish it.
+      callBytes_ += call->payload.size();
+      calls_.emplace(data.unique, std::move(made));
+      error = data.node->region->waiting().park(*call);
+      if (error == 0) return;
+      auto taken = calls_.extract(data.unique);
+      made = std::move(taken.mapped());
+      callBytes_ -= call->payload.size();
+    }
+    lock.unlock();
+    if (error > 0) {
+      reply(data.fd, data.unique, error);
+      return;
+    }
+    if (serve(data, channel.out.get(), false)) return;
+  }
+}
+
+void FuseServer::defer(const Data& data) {
+  std::unique_ptr<Call> call = makeCall(data);
+  std::unique_lock lock(mutex_);
+  room_.wait(lock, [&] { return leaving_ || calls_.size() < kMaxCalls; });
+  // Also while leaving: the resumers stay until there are no calls.
+  queue_.push_back(call.get());
+  calls_.emplace(data.unique, std::move(call));
+  lock.unlock();
+  resumable_.notify_one();
+}
+
+void FuseServer::interrupt(const fuse_in_header& header, uint64_t target) {
+  int fd = -1;
+  {
+    const std::lock_guard lock(mutex_);
+    const auto found = calls_.find(target);
+    if (found != calls_.end()) {
+      Call& call = *found->second;
+      if (call.data.node->region->waiting().cancel(call)) {
+        fd = call.data.fd;
+        callBytes_ -= call.payload.size();
+        calls_.erase(found);
+      } else {
+        // About to be served. If it has to park again, it will be refused.
+        call.interrupted = true;
+      }
+    } else {
+      for (auto& other : channels_) {
+        if (other->current.load() == target) {
+          other->interrupted = target;
+          target = 0;
+          break;
+        }
+      }
+    }
+    if (found != calls_.end() || fd >= 0 || target == 0) room_.notify_all();
+    if (fd < 0 && (found != calls_.end() || target == 0)) return;
+  }
+  if (fd >= 0) {
+    reply(fd, target, EINTR);
+    return;
+  }
+  // Answered already, or another worker has just read it and not said so yet. EAGAIN makes the kernel
+  // repeat the INTERRUPT if the request is still open, and is refused where it is not.
+  for (auto& other : channels_) reply(other->fd, header.unique, EAGAIN);
+}
+
+// --- names and attributes ---
+
+void FuseServer::init(Channel& channel, const fuse_in_header& header, const fuse_init_in& in) {
+  fuse_init_out out{};
+  out.major = FUSE_KERNEL_VERSION;
+  out.minor = FUSE_KERNEL_MINOR_VERSION;
+  if (in.major > FUSE_KERNEL_VERSION) {
+    // The kernel asks again in our version.
+    reply(channel.fd, header.unique, 0, &out, sizeof out);
+    return;
+  }
+  if (in.major < FUSE_KERNEL_VERSION || in.minor < kOldestMinor) {
+    reply(channel.fd, header.unique, EPROTO);
+    return;
+  }
+  // No WRITEBACK_CACHE: the kernel would hold back write(2) data as it does mmap data, and invent sizes
+  // and times. No POSIX_LOCKS, no FLOCK_LOCKS: the kernel then keeps locks itself.
+  constexpr uint32_t kWanted = FUSE_ASYNC_READ | FUSE_BIG_WRITES | FUSE_MAX_PAGES | FUSE_PARALLEL_DIROPS |
+                               FUSE_ASYNC_DIO | FUSE_DO_READDIRPLUS | FUSE_READDIRPLUS_AUTO;
+  out.flags = in.flags & kWanted;
+  out.max_readahead = static_cast<uint32_t>(std::min<uint64_t>(options_.readAheadBytes, UINT32_MAX));
+  out.max_background = kMaxBackground;
+  out.congestion_threshold = kCongestionThreshold;
+  out.max_write = kMaxIoBytes;
+  out.max_pages = static_cast<uint16_t>(
+      std::max<size_t>(1, kMaxIoBytes / static_cast<size_t>(::sysconf(_SC_PAGESIZE))));
+  out.time_gran = 1;
+  reply(channel.fd, header.unique, 0, &out, sizeof out);
+  mounter_.raiseReadAhead(options_.readAheadBytes);
+}
+
+namespace {
+
+fuse_attr rootAttributes(size_t files) {
+  fuse_attr out{};
+  out.ino = kRootId;
+  out.mode = 0040755;
+  out.nlink = 2;
+  out.size = files;
+  out.uid = ::geteuid();
+  out.gid = ::getegid();
+  out.blksize = kPageBytes;
+  return out;
+}
+
+fuse_entry_out entryOf(const FuseNode& node) {
+  fuse_entry_out out{};
+  out.nodeid = node.id;
+  out.entry_valid = kEntryValidSeconds;
+  out.attr_valid = kAttrValidSeconds;
+  out.attr = node.attributes();
+  return out;
+}
+
+}  // namespace
+
+void FuseServer::lookup(Channel& channel, const fuse_in_header& header, const uint8_t* rest, size_t length) {
+  const char* name = reinterpret_cast<const char*>(rest);
+  const FuseNode* found = header.nodeid == kRootId ? find(std::string(name, ::strnlen(name, length))) : nullptr;
+  if (!found) {
+    reply(channel.fd, header.unique, ENOENT);
+    return;
+  }
+  const fuse_entry_out out = entryOf(*found);
+  reply(channel.fd, header.unique, 0, &out, sizeof out);
+}
+
+void FuseServer::readDirectory(Channel& channel, const fuse_in_header& header, const fuse_read_in& in, bool plus) {
+  const size_t room = std::min<size_t>(in.size, kMaxIoBytes);
+  const size_t headBytes = plus ? sizeof(fuse_entry_out) : 0;
+  uint8_t* const out = channel.out.get();
+  size_t used = 0;
+  const size_t count = nodeCount_.load();
+  for (uint64_t at = in.offset; at < count + 2; at++) {
+    const FuseNode* file = at < 2 ? nullptr : nodes_[at - 2].load();
+    const std::string name = file ? file->name : at == 0 ? "." : "..";
+    const size_t bytes = FUSE_DIRENT_ALIGN(headBytes + FUSE_NAME_OFFSET + name.size());
+    if (used + bytes > room) break;
+    std::memset(out + used, 0, bytes);
+    if (plus && file) {
+      const fuse_entry_out entry = entryOf(*file);
+      std::memcpy(out + used, &entry, sizeof entry);
+    }
+    fuse_dirent dirent{};
+    dirent.ino = file ? file->id : kRootId;
+    dirent.off = at + 1;
+    dirent.namelen = static_cast<uint32_t>(name.size());
+    dirent.type = file ? 8 : 4;  // DT_REG, DT_DIR
+    std::memcpy(out + used + headBytes, &dirent, FUSE_NAME_OFFSET);
+    std::memcpy(out + used + headBytes + FUSE_NAME_OFFSET, name.data(), name.size());
+    used += bytes;
+  }
+  reply(channel.fd, header.unique, 0, out, used);
+}
+
+void FuseServer::serveMetadata(Channel& channel, const fuse_in_header& header, const uint8_t* rest, size_t length) {
+  const int fd = channel.fd;
+  const uint64_t unique = header.unique;
+  FuseNode* const file = node(header.nodeid);
+  const bool fenced = file && file->region->gate() == Gate::fenced;
+  switch (header.opcode) {
+    case FUSE_INIT:
+      return init(channel, header, body<fuse_init_in>(rest, length));
+    case FUSE_FORGET:
+    case FUSE_BATCH_FORGET:
+      return;  // nodes live as long as the mount; these have no reply
+    case FUSE_INTERRUPT:
+      return interrupt(header, body<fuse_interrupt_in>(rest, length).unique);
+    case FUSE_LOOKUP:
+      return lookup(channel, header, rest, length);
+    case FUSE_READDIR:
+    case FUSE_READDIRPLUS:
+      return readDirectory(channel, header, body<fuse_read_in>(rest, length), header.opcode == FUSE_READDIRPLUS);
+
+    case FUSE_SETATTR:
+    case FUSE_GETATTR: {
+      int error = 0;
+      if (header.opcode == FUSE_SETATTR) {
+        error = !file ? EPERM : fenced ? ESTALE : file->change(body<fuse_setattr_in>(rest, length));
+      } else if (!file && header.nodeid != kRootId) {
+        error = ENOENT;
+      }
+      if (error) {
+        reply(fd, unique, error);
+        return;
+      }
+      fuse_attr_out out{};
+      out.attr_valid = kAttrValidSeconds;
+      out.attr = file ? file->attributes() : rootAttributes(nodeCount_.load());
+      reply(fd, unique, 0, &out, sizeof out);
+      return;
+    }
+
+    case FUSE_OPEN: {
+      const uint32_t access = body<fuse_open_in>(rest, length).flags & O_ACCMODE;
+      const bool internal = static_cast<int>(header.pid) == flusher_.threadId();
+      // Our own flush gets in also where the region is fenced: it is how the cache is emptied.
+      const int error = !file                                   ? ENOENT
+                        : fenced && !internal                   ? ESTALE
+                        : file->readOnly && access != O_RDONLY ? EROFS
+                                                                : 0;
+      if (error) {
+        reply(fd, unique, error);
+        return;
+      }
+      fuse_open_out out{};
+      out.fh = internal ? kInternalHandle : kHandle;
+      // What is cached stays good: only this mount's own clients change the file, and invalidate() is
+      // explicit.
+      out.open_flags = FOPEN_KEEP_CACHE;
+      reply(fd, unique, 0, &out, sizeof out);
+      return;
+    }
+    case FUSE_OPENDIR: {
+      const fuse_open_out out{};
+      reply(fd, unique, 0, &out, sizeof out);
+      return;
+    }
+    case FUSE_FLUSH:
+      // Without a write-back cache there is nothing that close() would have to wait for.
+      reply(fd, unique, fenced ? ESTALE : 0);
+      return;
+    case FUSE_RELEASE:
+    case FUSE_RELEASEDIR:
+    case FUSE_FSYNCDIR:
+    case FUSE_ACCESS:  // default_permissions: the kernel has checked
+    case FUSE_DESTROY:
+      reply(fd, unique, 0);
+      return;
+
+    case FUSE_STATFS: {
+      fuse_statfs_out out{};
+      const size_t count = nodeCount_.load();
+      for (size_t i = 0; i < count; i++) {
+        if (const FuseNode* each = nodes_[i].load()) out.st.blocks += (each->region->bytes() + 4095) / 4096;
+      }
+      out.st.bsize = out.st.frsize = kPageBytes;
+      out.st.files = count;
+      out.st.namelen = 255;
+      reply(fd, unique, 0, &out, sizeof out);
+      return;
+    }
+    case FUSE_LSEEK: {
+      // No holes are told of: what is absent here is a hole in the store and data in the region.
+      const auto in = body<fuse_lseek_in>(rest, length);
+      const uint64_t size = file ? file->region->bytes() : 0;
+      const int error = !file                                                   ? EISDIR
+                        : fenced                                                ? ESTALE
+                        : in.whence != SEEK_DATA && in.whence != SEEK_HOLE ? EINVAL
+                        : in.offset >= size                                     ? ENXIO
+                                                                                : 0;
+      fuse_lseek_out out{};
+      out.offset = in.whence == SEEK_DATA ? in.offset : size;
+      reply(fd, unique, error, &out, error ? 0 : sizeof out);
+      return;
+    }
+
+    case FUSE_CREATE:
+    case FUSE_MKNOD:
+    case FUSE_MKDIR:
+    case FUSE_UNLINK:
+    case FUSE_RMDIR:
+    case FUSE_RENAME:
+    case FUSE_RENAME2:
+    case FUSE_LINK:
+    case FUSE_SYMLINK:
+      reply(fd, unique, EPERM);
+      return;
+    case FUSE_IOCTL:
+      reply(fd, unique, ENOTTY);
+      return;
+    default:
+      // Among them xattrs, POLL, BMAP and COPY_FILE_RANGE: the kernel remembers and does without.
+      reply(fd, unique, ENOSYS);
+  }
+}
+
+// --- resumers ---
+
+void FuseServer::ready(Call* call, int error) {
+  {
+    const std::lock_guard lock(mutex_);
+    call->failure = error;
+    queue_.push_back(call);
+  }
+  resumable_.notify_one();
+}
+
+void FuseServer::resume() {
+  becomeHelperThread("memferry-resume");
+  const Buffer buffer = makeBuffer(kMaxIoBytes);
+  std::unique_lock lock(mutex_);
+  for (;;) {
+    const auto work = [&] { return !queue_.empty() || (resumersLeave_ && calls_.empty()); };
+    if (invalidation_.node) {
+      resumable_.wait_for(lock, kInvalidationGrace, work);
+      releaseStuckReads(lock);
+    } else {
+      resumable_.wait(lock, [&] { return work() || invalidation_.node; });
+    }
+    if (!queue_.empty()) {
+      Call* call = queue_.front();
+      queue_.pop_front();
+      lock.unlock();
+      runCall(call, buffer.get());
+      lock.lock();
+    } else if (resumersLeave_ && calls_.empty()) {
+      return;
+    }
+  }
+}
+
+void FuseServer::runCall(Call* call, uint8_t* buffer) {
+  const Data& data = call->data;
+  if (call->failure) {
+    reply(data.fd, data.unique, call->failure);
+  } else if (data.opcode == FUSE_FSYNC) {
+    reply(data.fd, data.unique, data.internal ? 0 : data.node->region->syncForExport());
+  } else {
+    while (!serve(data, buffer, call->pass)) {
+      int error;
+      {
+        const std::lock_guard lock(mutex_);
+        error = leaving_ ? ENOTCONN : call->interrupted ? EINTR : data.node->region->waiting().park(*call);
+      }
+      if (error == 0) return;  // parked: no longer ours
+      if (error > 0) {
+        reply(data.fd, data.unique, error);
+        break;
+      }
+    }
+  }
+  std::unique_lock lock(mutex_);
+  forget(lock, call);
+}
+
+void FuseServer::forget(std::unique_lock<std::mutex>& lock, Call* call) {
+  callBytes_ -= call->payload.size();
+  const auto gone = calls_.extract(call->data.unique);
+  const bool last = calls_.empty() && resumersLeave_;
+  lock.unlock();
+  room_.notify_all();
+  if (last) resumable_.notify_all();
+}
+
+// --- invalidation ---
+
+int FuseServer::notifyInvalidate(const FuseNode& target, const Range& range) {
+  struct {
+    fuse_out_header header;
+    fuse_notify_inval_inode_out body;
+  } message{};
+  message.header.len = sizeof message;
+  message.header.error = FUSE_NOTIFY_INVAL_INODE;
+  message.body.ino = target.id;
+  message.body.off = static_cast<int64_t>(range.offset);
+  message.body.len = static_cast<int64_t>(range.length);
+  ssize_t written;
+  do {
+    written = ::write(mounter_.fd(), &message, sizeof message);
+  } while (written < 0 && errno == EINTR);
+  // ENOENT: the kernel does not have the file in memory, so nothing of it is cached.
+  return written >= 0 || errno == ENOENT ? 0 : errno;
+}
+
+void FuseServer::beginInvalidation(const FuseNode& target) {
+  {
+    const std::lock_guard lock(mutex_);
+    invalidation_ = {.node = &target, .range = {}, .since = std::chrono::steady_clock::now(), .served = {}};
+  }
+  resumable_.notify_all();
+}
+
+void FuseServer::invalidating(const Range& range) {
+  const std::lock_guard lock(mutex_);
+  invalidation_.range = range;
+  invalidation_.since = std::chrono::steady_clock::now();
+}
+
+std::vector<Range> FuseServer::endInvalidation() {
+  std::unique_lock lock(mutex_);
+  // Who is being released right now counts, or nobody would drop what it is about to fill.
+  room_.wait(lock, [&] { return !invalidation_.releasing; });
+  return std::exchange(invalidation_, {}).served;
+}
+
+void FuseServer::releaseStuckReads(std::unique_lock<std::mutex>& lock) {
+  if (!invalidation_.node || invalidation_.releasing ||
+      std::chrono::steady_clock::now() - invalidation_.since < kInvalidationGrace) {
+    return;
+  }
+  const FuseNode* target = invalidation_.node;
+  const Range range = invalidation_.range;
+  // Releasing wakes calls, and that takes our mutex.
+  invalidation_.releasing = true;
+  lock.unlock();
+  const std::vector<Range> released = target->region->waiting().releaseReads(target, range);
+  lock.lock();
+  invalidation_.releasing = false;
+  invalidation_.served.insert(invalidation_.served.end(), released.begin(), released.end());
+  invalidation_.since = std::chrono::steady_clock::now();
+  room_.notify_all();
+}
+
+// --- the end ---
+
+void FuseServer::stop(std::chrono::milliseconds patience) {
+  const std::lock_guard stopLock(stopMutex_);
+  if (std::exchange(stopped_, true)) return;
+
+  // From here on nothing parks: what would wait is refused, so nothing below waits for a chunk.
+  std::vector<std::unique_ptr<Call>> cancelled;
+  {
+    const std::lock_guard lock(mutex_);
+    leaving_ = true;
+    for (auto at = calls_.begin(); at != calls_.end();) {
+      Call& call = *at->second;
+      if (call.data.node->region->waiting().cancel(call)) {
+        callBytes_ -= call.payload.size();
+        cancelled.push_back(std::move(at->second));
+        at = calls_.erase(at);
+      } else {
+        ++at;
+      }
+    }
+  }
+  room_.notify_all();
+  for (const auto& call : cancelled) reply(call->data.fd, call->data.unique, ENOTCONN);
+
+  // A store that has stopped answering must not hold us: past its patience the connection is cut, and
+  // then every system call below returns.
+  std::mutex watchMutex;
+  std::condition_variable watched;
+  bool finished = false;
+  std::thread watchdog([&] {
+    becomeHelperThread("memferry-watch");
+    std::unique_lock lock(watchMutex);
+    if (!watched.wait_for(lock, patience, [&] { return finished; })) mounter_.abort();
+  });
+
+  // Dirty pages of mappings that are still there: a lazy unmount would leave them for later, and later
+  // there is nobody to take them.
+  const int root = ::open(directory().c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+  if (root >= 0) {
+    ::syncfs(root);  // best effort: the gate may refuse
+    ::close(root);
+  }
+  mounter_.unmount();
+  mounter_.abort();
+  {
+    const std::lock_guard lock(watchMutex);
+    finished = true;
+  }
+  watched.notify_all();
+  watchdog.join();
+
+  // Where the connection could not be cut, the flusher still needs the workers; so it goes first.
+  flusher_.stop();
+  if (stopEvent_ >= 0) {
+    const uint64_t one = 1;
+    [[maybe_unused]] const ssize_t put = ::write(stopEvent_, &one, sizeof one);
+  }
+  for (std::thread& worker : workers_) worker.join();
+  {
+    const std::lock_guard lock(mutex_);
+    resumersLeave_ = true;
+  }
+  resumable_.notify_all();
+  for (std::thread& resumer : resumers_) resumer.join();
+
+  for (auto& channel : channels_) {
+    if (channel->fd != mounter_.fd()) ::close(channel->fd);
+  }
+  mounter_.closeChannel();
+  if (stopEvent_ >= 0) ::close(stopEvent_);
+  mounter_.removeDirectory();
+  // Regions may be closed now.
+  nodeCount_.store(0);
+  for (auto& each : nodes_) each.store(nullptr);
+  owned_.clear();
+}
+
+}  // namespace memferry

@@ -1,0 +1,161 @@
+// Serves one mount: the FUSE protocol, spoken to /dev/fuse directly.
+//
+// Threads. A *worker* reads one channel and answers on the spot whatever needs no waiting: names,
+// attributes, and reads and writes that hit. A request that must wait (chunk absent, gate shut) or that
+// may take long (fsync, fallocate) becomes a Call on the heap; *resumers* run Calls when their wait
+// is over. So a worker never blocks on a chunk, up to a bound on Calls; past it the worker that has
+// one more waits until there is room. FuseFlusher is a thread that plays the part of a client.
+//
+// A reply must go to the channel that its request came from: the kernel looks for it only there.
+//
+// Lifetime: mount() starts the threads, stop() unmounts and joins them; after it every method is safe
+// and does nothing. Neither may be called from the server's own threads.
+#pragma once
+
+#include <linux/fuse.h>
+
+#include <array>
+#include <atomic>
+#include <chrono>
+#include <condition_variable>
+#include <cstdint>
+#include <deque>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <thread>
+#include <unordered_map>
+#include <vector>
+
+#include "failure.h"
+#include "fuse_flusher.h"
+#include "fuse_mounter.h"
+#include "fuse_node.h"
+#include "region.h"
+
+namespace memferry {
+
+class FuseServer {
+ public:
+  struct Options {
+    std::string directory;
+    unsigned threads = 2;
+    uint64_t readAheadBytes = 1 << 20;
+    bool allowOther = false;
+  };
+
+  static std::shared_ptr<FuseServer> mount(const Options& options, Failure& failure);
+  ~FuseServer();
+
+  const std::string& directory() const { return mounter_.directory(); }
+  Failure add(const std::string& name, std::shared_ptr<Region> region, uint32_t mode, bool readOnly);
+  // `done` runs once, on the flusher's thread or here.
+  void flush(const std::string& name, bool invalidate, std::function<void(Failure)> done);
+  // Blocks until the mount and the threads are gone. `patience`: how long writing back the page cache
+  // may take before the connection is cut. Idempotent; a second caller waits for the first.
+  void stop(std::chrono::milliseconds patience);
+
+  // For the flusher.
+  FuseNode* find(const std::string& name) const;
+  // Tells the kernel to drop cached pages; 0 or an errno.
+  int notifyInvalidate(const FuseNode& node, const Range& range);
+  // While a range is being invalidated, READs that would hold the invalidation up are let through, and
+  // remembered.
+  void beginInvalidation(const FuseNode& node);
+  void invalidating(const Range& range);
+  std::vector<Range> endInvalidation();
+
+ private:
+  struct Call;
+  struct Channel;
+
+  explicit FuseServer(const Options& options);
+  void start();
+
+  // Workers.
+  void work(Channel& channel);
+  void dispatch(Channel& channel, const uint8_t* request, size_t length);
+  void serveMetadata(Channel& channel, const fuse_in_header& header, const uint8_t* body, size_t length);
+  void init(Channel& channel, const fuse_in_header& header, const fuse_init_in& in);
+  void lookup(Channel& channel, const fuse_in_header& header, const uint8_t* body, size_t length);
+  void readDirectory(Channel& channel, const fuse_in_header& header, const fuse_read_in& in, bool plus);
+  void interrupt(const fuse_in_header& header, uint64_t target);
+
+  // Requests for data. `Data` is what is needed to serve one, wherever it came from.
+  struct Data {
+    int fd = -1;
+    uint64_t unique = 0;
+    FuseNode* node = nullptr;
+    uint32_t opcode = 0;
+    // The kernel's own handle: a flush by us, which need not reach the disk.
+    bool internal = false;
+    int mode = 0;  // of FALLOCATE
+    uint64_t offset = 0;
+    uint64_t length = 0;
+    const uint8_t* bytes = nullptr;  // of WRITE
+    bool locksPages = false;
+    Access access() const { return opcode == FUSE_READ ? Access::read : Access::write; }
+  };
+  // Checks and clips; replies and answers false if there is nothing left to do.
+  bool prepare(Data& data);
+  bool decode(Channel& channel, const fuse_in_header& header, const uint8_t* body, size_t length, Data& data);
+  // False: it must wait.
+  bool serve(const Data& data, uint8_t* buffer, bool pass);
+  void wait(Channel& channel, const Data& data);
+  void defer(const Data& data);
+  std::unique_ptr<Call> makeCall(const Data& data);
+
+  // Resumers.
+  void resume();
+  void runCall(Call* call, uint8_t* buffer);
+  void forget(std::unique_lock<std::mutex>& lock, Call* call);
+  void ready(Call* call, int error);
+  void releaseStuckReads(std::unique_lock<std::mutex>& lock);
+
+  FuseNode* node(uint64_t id) const;
+  static bool reply(int fd, uint64_t unique, int error, const void* body = nullptr, size_t length = 0);
+
+  // A mount is for a handful of regions.
+  static constexpr size_t kMaxFiles = 256;
+  static constexpr uint64_t kFirstFileId = 2;  // 1 is the root directory
+
+  const Options options_;
+  FuseMounter mounter_;
+  std::array<std::atomic<FuseNode*>, kMaxFiles> nodes_{};
+  std::atomic<size_t> nodeCount_{0};
+  std::vector<std::unique_ptr<FuseNode>> owned_;
+
+  std::vector<std::unique_ptr<Channel>> channels_;
+  std::vector<std::thread> workers_;
+  std::vector<std::thread> resumers_;
+  FuseFlusher flusher_{*this};
+  // Readable when workers must leave; used only where a connection cannot be aborted.
+  int stopEvent_ = -1;
+
+  std::mutex stopMutex_;
+  bool stopped_ = false;
+
+  // Guards what follows. May be held while calling a region's waiting room, never the other way round.
+  std::mutex mutex_;
+  std::condition_variable resumable_;
+  std::condition_variable room_;
+  // Every Call that lives, by the kernel's number for it.
+  std::unordered_map<uint64_t, std::unique_ptr<Call>> calls_;
+  size_t callBytes_ = 0;
+  std::deque<Call*> queue_;
+  // Nobody parks any more; whoever would is answered ENOTCONN.
+  bool leaving_ = false;
+  bool resumersLeave_ = false;
+
+  struct Invalidation {
+    const FuseNode* node = nullptr;
+    Range range;
+    std::chrono::steady_clock::time_point since;
+    std::vector<Range> served;
+    bool releasing = false;
+  };
+  Invalidation invalidation_;
+};
+
+}  // namespace memferry

@@ -1,0 +1,152 @@
+// The region: a store, what of it is present and dirty, and who waits for what.
+//
+// Two kinds of caller. Exports (their own threads) wrap each request in begin()/end() and touch the
+// store between them; a hit takes no lock and allocates nothing. The owner (the JS thread) starts
+// jobs, which run on the region's IoPool and report through a callback on a pool thread.
+//
+// Lifetime: shared. shutdown() makes every later begin(), park() and job fail with ESHUTDOWN, joins
+// the pool and wipes the key; the object stays safe to call after it. The store's descriptor closes
+// when the last reference to it goes.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <vector>
+
+#include "atomic_bitmap.h"
+#include "chunk_hash.h"
+#include "in_flight.h"
+#include "io_pool.h"
+#include "store.h"
+#include "waiting_room.h"
+
+namespace memferry {
+
+struct RegionOptions {
+  StoreOptions store;
+  uint64_t bytes = 0;
+  uint32_t chunkBytes = 0;
+  const uint8_t* hashKey = nullptr;  // 32 bytes, copied
+  bool present = false;
+  Gate gate = Gate::closed;
+  unsigned threads = 2;
+  // On any thread; must only hand over.
+  std::function<void()> onFaults;
+};
+
+struct RegionStats {
+  uint64_t reads, writes, misses, bytesRead, bytesWritten, parked, presentChunks, dirtyChunks;
+  double firstServedAtMs;
+};
+
+// What begin() answers, and what end() wants back.
+struct Admission {
+  static constexpr int kWait = -1;
+  // 0: go on, and call end(). kWait: park. Otherwise the errno to fail with.
+  int status = 0;
+  unsigned phase = 0;
+};
+
+class Region {
+ public:
+  static std::shared_ptr<Region> open(const RegionOptions& options, Failure& failure);
+  ~Region() { shutdown(); }
+
+  uint64_t bytes() const { return bytes_; }
+  uint32_t chunkBytes() const { return chunkBytes_; }
+  uint32_t chunkCount() const { return chunkCount_; }
+  uint32_t chunkLength(uint32_t chunk) const {
+    return chunk + 1 == chunkCount_ ? tailBytes_ : chunkBytes_;
+  }
+  uint64_t chunkOffset(uint32_t chunk) const { return uint64_t{chunk} * chunkBytes_; }
+  uint32_t chunkAt(uint64_t offset) const { return static_cast<uint32_t>(offset >> chunkShift_); }
+  bool readOnly() const { return store_->readOnly(); }
+
+  // For exports. Ranges must lie inside the region and not be empty.
+  Admission begin(Access access, uint64_t offset, uint64_t length, bool pass = false);
+  void end(const Admission& admission) { inFlight_.leave(admission.phase); }
+  int readAt(uint8_t* into, size_t length, uint64_t offset);
+  int writeAt(const uint8_t* from, size_t length, uint64_t offset);
+  int zeroAt(uint64_t offset, uint64_t length);
+  WaitingRoom& waiting() { return waiting_; }
+  InFlight& inFlight() { return inFlight_; }
+  // Not counted as in flight: it writes nothing that quiesce() could be waiting for. ESTALE if fenced.
+  int syncForExport();
+
+  // For the owner. `done` runs once on a pool thread.
+  struct ReadJob {
+    std::vector<uint32_t> chunks;
+    uint8_t* into = nullptr;  // null: hash only
+    std::vector<uint8_t> hashes;
+    std::vector<uint8_t> zero;
+    Failure failure;
+  };
+  struct StoreJob {
+    std::vector<uint32_t> chunks;
+    std::vector<uint32_t> offsets;
+    const uint8_t* bytes = nullptr;
+    const uint8_t* hashes = nullptr;
+    bool ifAbsent = false;
+    std::vector<uint8_t> outcomes;
+    Failure failure;
+  };
+  static constexpr uint32_t kZeroChunk = 0xffffffff;
+  enum Outcome : uint8_t { kStored = 0, kMismatch = 1, kSkipped = 2 };
+  void read(std::shared_ptr<ReadJob> job, std::function<void()> done);
+  void store(std::shared_ptr<StoreJob> job, std::function<void()> done);
+  void sync(std::function<void(Failure)> done);
+
+  AtomicBitmap& dirty() { return dirty_; }
+  const AtomicBitmap& present() const { return present_; }
+  void setPresent(const uint8_t* bitmap);
+  Gate gate() const { return waiting_.gate(); }
+  void setGate(Gate gate);
+  RegionStats stats() const;
+
+  // Blocks until the threads are gone; idempotent, from any thread but the pool's.
+  void shutdown();
+
+ private:
+  Region(const RegionOptions& options, std::shared_ptr<Store> store);
+
+  Failure readChunk(ReadJob& job, size_t position, std::vector<uint8_t>& scratch);
+  Failure storeChunk(StoreJob& job, size_t position);
+  int writeChunk(uint32_t chunk, const uint8_t* bytes);
+  void grantIfAsked(uint32_t chunk);
+  void served();
+
+  const uint64_t bytes_;
+  const uint32_t chunkBytes_;
+  const unsigned chunkShift_;
+  const uint32_t chunkCount_;
+  const uint32_t tailBytes_;
+  const std::shared_ptr<Store> store_;
+  ChunkHash hash_;
+
+  AtomicBitmap present_;
+  AtomicBitmap dirty_;
+  // A chunk is claimed while somebody decides whether it becomes present: see storeChunk.
+  AtomicBitmap claimed_;
+  // Chunks that setPresent wants present and found claimed: see grantIfAsked.
+  AtomicBitmap granted_;
+  // Chunks known to read as zeros, so that storing zeros again costs nothing. Only ever a hint in
+  // the direction "not known".
+  AtomicBitmap zeros_;
+
+  WaitingRoom waiting_;
+  InFlight inFlight_;
+  std::atomic<bool> shutdown_{false};
+
+  std::atomic<uint64_t> reads_{0}, writes_{0}, bytesRead_{0}, bytesWritten_{0};
+  std::atomic<double> firstServedAtMs_{0};
+
+  std::mutex shutdownMutex_;
+  // One lane for fdatasync: it can take seconds and must not hold up a fault.
+  IoPool syncPool_{1};
+  IoPool pool_;
+};
+
+}  // namespace memferry

@@ -1,0 +1,62 @@
+// The bytes of a region on this host: a memfd or a file.
+//
+// pread and pwrite only. A mapping of the user's file would kill the process with SIGBUS when the
+// file is truncated or its disk fails under a hole; a system call returns an error instead.
+//
+// Any thread may call anything. The descriptor is closed by the destructor, so whoever holds the
+// shared_ptr can never touch a number that the kernel has given to somebody else.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <string>
+
+#include "failure.h"
+
+namespace memferry {
+
+struct StoreOptions {
+  bool memory = false;
+  std::string path;
+  bool create = false;
+  bool reserve = false;
+  bool readOnly = false;
+};
+
+class Store {
+ public:
+  // Null and `failure` set, or a store of exactly `bytes` bytes that no other process has open.
+  static std::shared_ptr<Store> open(const StoreOptions& options, uint64_t bytes, Failure& failure);
+  ~Store();
+  Store(const Store&) = delete;
+  Store& operator=(const Store&) = delete;
+
+  // Each answers 0 or an errno. A file that ends early is EIO, never zeros.
+  int read(uint8_t* into, size_t length, uint64_t offset) const;
+  int write(const uint8_t* from, size_t length, uint64_t offset);
+  // Makes the range read as zeros: a hole, or zeroed blocks where blocks were reserved.
+  int zero(uint64_t offset, uint64_t length);
+  int sync();
+
+  bool readOnly() const { return options_.readOnly; }
+  // Made by us just now: reads as zeros throughout.
+  bool fresh() const { return fresh_; }
+  // What an errno of the above means here, with the path, and with the truth about a truncated file.
+  Failure explain(int error, const char* syscall) const;
+
+ private:
+  Store(const StoreOptions& options, uint64_t bytes) : options_(options), bytes_(bytes) {}
+  Failure openMemory();
+  Failure openFile();
+  Failure prepareFile();
+  int writeZeros(uint64_t offset, uint64_t length);
+  bool shrunk() const;
+
+  StoreOptions options_;
+  uint64_t bytes_;
+  int fd_ = -1;
+  bool fresh_ = false;
+};
+
+}  // namespace memferry
