@@ -9,7 +9,16 @@
  */
 import { spawn, spawnSync } from "node:child_process";
 import { createHash } from "node:crypto";
-import { existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, renameSync, rmSync, writeFileSync } from "node:fs";
+import {
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  renameSync,
+  rmSync,
+  writeFileSync,
+} from "node:fs";
 import { createRequire } from "node:module";
 import { availableParallelism } from "node:os";
 import { dirname, join, relative } from "node:path";
@@ -18,7 +27,14 @@ import { fileURLToPath } from "node:url";
 const started = performance.now();
 const root = dirname(fileURLToPath(import.meta.url));
 const options = new Set(process.argv.slice(2));
-const known = ["--force", "--debug", "--sanitize", "--sanitize=address", "--sanitize=thread", "--if-possible"];
+const known = [
+  "--force",
+  "--debug",
+  "--sanitize",
+  "--sanitize=address",
+  "--sanitize=thread",
+  "--if-possible",
+];
 for (const option of options) {
   if (!known.includes(option)) fail(`unknown option ${option}; known: ${known.join(" ")}`);
 }
@@ -29,7 +45,8 @@ const sanitizer = options.has("--sanitize=thread")
     ? "address,undefined"
     : undefined;
 
-if (process.platform !== "linux") giveUp(`memferry's addon needs Linux; this is ${process.platform}`);
+if (process.platform !== "linux")
+  giveUp(`memferry's addon needs Linux; this is ${process.platform}`);
 
 const compiler = findCompiler();
 const require = createRequire(import.meta.url);
@@ -41,7 +58,8 @@ const sources = [
   ...filesOf("src", /\.cc$/).map((file) => ({ file, flags: [] })),
   ...blake3Sources(),
 ];
-const optimize = debug || sanitizer ? ["-O1", "-g", "-fno-omit-frame-pointer"] : ["-O2", "-DNDEBUG"];
+const optimize =
+  debug || sanitizer ? ["-O1", "-g", "-fno-omit-frame-pointer"] : ["-O2", "-DNDEBUG"];
 const shared = [
   ...optimize,
   "-fPIC",
@@ -72,9 +90,17 @@ const cFlags = [
   "-w",
 ];
 // nodelete: threads of ours may still be on their way out when a worker's environment unloads us.
-const linkFlags = ["-shared", "-pthread", "-Wl,-z,nodelete", ...(debug || sanitizer ? [] : ["-s"]), ...(sanitizer ? [`-fsanitize=${sanitizer}`] : [])];
+const linkFlags = [
+  "-shared",
+  "-pthread",
+  "-Wl,-z,nodelete",
+  ...(debug || sanitizer ? [] : ["-s"]),
+  ...(sanitizer ? [`-fsanitize=${sanitizer}`] : []),
+];
 
-const hash = createHash("sha256").update(JSON.stringify([compiler.version, shared, cxxFlags, cFlags, linkFlags]));
+const hash = createHash("sha256").update(
+  JSON.stringify([compiler.version, shared, cxxFlags, cFlags, linkFlags]),
+);
 for (const file of [...filesOf("src", /./), ...filesOf("vendor/blake3", /\.[ch]$/)]) {
   hash.update(`${file}\0`).update(readFileSync(join(root, file)));
 }
@@ -121,10 +147,12 @@ function blake3Sources() {
       : process.arch === "arm64"
         ? [["blake3_neon.c"]]
         : [];
-  return [["blake3.c"], ["blake3_dispatch.c"], ["blake3_portable.c"], ...paths].map(([file, ...flags]) => ({
-    file: `vendor/blake3/${file}`,
-    flags,
-  }));
+  return [["blake3.c"], ["blake3_dispatch.c"], ["blake3_portable.c"], ...paths].map(
+    ([file, ...flags]) => ({
+      file: `vendor/blake3/${file}`,
+      flags,
+    }),
+  );
 }
 
 function filesOf(directory, pattern) {
@@ -142,7 +170,11 @@ function findCompiler() {
     const result = spawnSync(command, [...prefix, "--version"], { encoding: "utf8" });
     if (result.status === 0) return { command, prefix, version: result.stdout.split("\n", 1)[0] };
   }
-  giveUp(asked ? `the compiler in CXX, "${asked}", does not run` : "no C++ compiler; install one: sudo apt-get install g++");
+  giveUp(
+    asked
+      ? `the compiler in CXX, "${asked}", does not run`
+      : "no C++ compiler; install one: sudo apt-get install g++",
+  );
 }
 
 async function inParallel(items, work) {

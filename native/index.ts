@@ -71,8 +71,14 @@ function load(): NativeAddon {
 function candidates(): string[] {
   const { platform, arch } = process;
   const local = (path: string): string => fileURLToPath(new URL(path, import.meta.url));
-  const files = [local(`./prebuilds/${platform}-${arch}/memferry.node`), local("./build/memferry.node")];
-  return [`@memferry/native-${platform}-${arch}-${libc()}`, ...files.filter((file) => existsSync(file))];
+  const files = [
+    local(`./prebuilds/${platform}-${arch}/memferry.node`),
+    local("./build/memferry.node"),
+  ];
+  return [
+    `@memferry/native-${platform}-${arch}-${libc()}`,
+    ...files.filter((file) => existsSync(file)),
+  ];
 }
 
 /** `musl` where its dynamic loader is installed, as on Alpine; `process.report` has it too, but takes 50 ms. */

@@ -13,14 +13,12 @@
 #include <cstring>
 #include <utility>
 
+#include "fuse_wire.h"
 #include "thread_name.h"
 
 namespace memferry {
 namespace {
 
-// The largest READ and WRITE; the kernel's own bound is 256 pages.
-constexpr size_t kMaxIoBytes = 1 << 20;
-constexpr size_t kPageBytes = 4096;
 // Requests that wait, and the bytes of WRITEs among them, per mount.
 constexpr size_t kMaxCalls = 16384;
 constexpr size_t kMaxCallBytes = 64 << 20;
@@ -28,19 +26,10 @@ constexpr size_t kMaxCallBytes = 64 << 20;
 // 12 is a window of 12 MiB, too small for a fast link with a long round trip.
 constexpr uint16_t kMaxBackground = 64;
 constexpr uint16_t kCongestionThreshold = 48;
-// Names never change; attributes do where a region is exported twice.
-constexpr uint64_t kEntryValidSeconds = 3600;
-constexpr uint64_t kAttrValidSeconds = 1;
 // An invalidation that has not moved for this long is held up by a READ that we hold back.
 constexpr std::chrono::milliseconds kInvalidationGrace{2};
 // The oldest dialect spoken: Linux 4.20, for MAX_PAGES.
 constexpr uint32_t kOldestMinor = 28;
-
-constexpr uint64_t kRootId = FUSE_ROOT_ID;
-constexpr uint64_t kHandle = 0;
-constexpr uint64_t kInternalHandle = 1;
-// Set in the number of an INTERRUPT; the rest is the number of the request it is for.
-constexpr uint64_t kInterruptBit = 1;
 
 // A WRITE's payload follows these; reading so that they end at a page boundary aligns it.
 constexpr size_t kWriteHeadBytes = sizeof(fuse_in_header) + sizeof(fuse_write_in);
@@ -52,14 +41,6 @@ using Buffer = std::unique_ptr<uint8_t, FreeAligned>;
 
 Buffer makeBuffer(size_t bytes) {
   return Buffer(static_cast<uint8_t*>(std::aligned_alloc(kPageBytes, bytes)));
-}
-
-// The fixed part of a request; zeros for what an older kernel did not send.
-template <typename T>
-T body(const uint8_t* data, size_t length) {
-  T out{};
-  std::memcpy(&out, data, std::min(length, sizeof out));
-  return out;
 }
 
 }  // namespace
@@ -119,49 +100,11 @@ void FuseServer::start() {
 Failure FuseServer::add(const std::string& name, std::shared_ptr<Region> region, uint32_t mode, bool readOnly) {
   const std::lock_guard stopLock(stopMutex_);
   if (stopped_) return Failure::named("ENOTCONN", "the mount is gone");
-  if (name.empty() || name.size() > 255 || name == "." || name == ".." ||
-      name.find('/') != std::string::npos || name.find('\0') != std::string::npos) {
-    return Failure::named("EINVAL", "'" + name + "' cannot be a file's name");
-  }
-  if (find(name)) return Failure::named("EEXIST", "'" + name + "' is in this mount already");
-  const size_t index = nodeCount_.load();
-  if (index == kMaxFiles) return Failure::named("ENOSPC", "a mount holds at most 256 regions");
-  owned_.push_back(std::make_unique<FuseNode>(kFirstFileId + index, name, std::move(region), mode, readOnly,
-                                              ::geteuid(), ::getegid()));
-  nodes_[index].store(owned_.back().get());
-  nodeCount_.store(index + 1);
-  return {};
-}
-
-FuseNode* FuseServer::find(const std::string& name) const {
-  const size_t count = nodeCount_.load();
-  for (size_t i = 0; i < count; i++) {
-    FuseNode* candidate = nodes_[i].load();
-    if (candidate && candidate->name == name) return candidate;
-  }
-  return nullptr;
-}
-
-FuseNode* FuseServer::node(uint64_t id) const {
-  return id >= kFirstFileId && id - kFirstFileId < nodeCount_.load() ? nodes_[id - kFirstFileId].load() : nullptr;
+  return files_.add(name, std::move(region), mode, readOnly);
 }
 
 void FuseServer::flush(const std::string& name, bool invalidate, std::function<void(Failure)> done) {
   flusher_.submit(name, invalidate, std::move(done));
-}
-
-bool FuseServer::reply(int fd, uint64_t unique, int error, const void* payload, size_t length) {
-  fuse_out_header header{};
-  header.len = static_cast<uint32_t>(sizeof header + length);
-  header.error = -error;
-  header.unique = unique;
-  const iovec parts[2] = {{&header, sizeof header}, {const_cast<void*>(payload), length}};
-  ssize_t written;
-  do {
-    written = ::writev(fd, parts, length ? 2 : 1);
-  } while (written < 0 && errno == EINTR);
-  // ENOENT: the caller was killed and nobody waits. ENODEV: the mount is gone. Nothing to do in either.
-  return written >= 0;
 }
 
 // --- workers ---
@@ -187,7 +130,7 @@ void FuseServer::work(Channel& channel) {
 }
 
 void FuseServer::dispatch(Channel& channel, const uint8_t* request, size_t length) {
-  const auto header = body<fuse_in_header>(request, length);
+  const auto header = fuseBody<fuse_in_header>(request, length);
   const uint8_t* rest = request + sizeof header;
   const size_t restLength = length - sizeof header;
   Data data;
@@ -204,8 +147,12 @@ void FuseServer::dispatch(Channel& channel, const uint8_t* request, size_t lengt
     case FUSE_FALLOCATE:
       if (decode(channel, header, rest, restLength, data)) defer(data);
       return;
+    case FUSE_INIT:
+      return init(channel, header, fuseBody<fuse_init_in>(rest, restLength));
+    case FUSE_INTERRUPT:
+      return interrupt(header, fuseBody<fuse_interrupt_in>(rest, restLength).unique);
     default:
-      return serveMetadata(channel, header, rest, restLength);
+      return files_.serve(channel.fd, header, rest, restLength, channel.out.get(), flusher_.threadId());
   }
 }
 
@@ -214,36 +161,36 @@ bool FuseServer::decode(Channel& channel, const fuse_in_header& header, const ui
   data.fd = channel.fd;
   data.unique = header.unique;
   data.opcode = header.opcode;
-  data.node = node(header.nodeid);
+  data.node = files_.node(header.nodeid);
   if (!data.node) {
     // The root directory can be fsynced, nothing else.
-    reply(data.fd, data.unique, header.opcode == FUSE_FSYNC ? 0 : EISDIR);
+    fuseReply(data.fd, data.unique, header.opcode == FUSE_FSYNC ? 0 : EISDIR);
     return false;
   }
   switch (header.opcode) {
     case FUSE_READ: {
-      const auto in = body<fuse_read_in>(rest, length);
+      const auto in = fuseBody<fuse_read_in>(rest, length);
       data.offset = in.offset;
       data.length = in.size;
       data.locksPages = !(in.flags & O_DIRECT);
       break;
     }
     case FUSE_WRITE: {
-      const auto in = body<fuse_write_in>(rest, length);
+      const auto in = fuseBody<fuse_write_in>(rest, length);
       data.offset = in.offset;
       data.bytes = rest + sizeof in;
       data.length = length >= sizeof in ? std::min<uint64_t>(in.size, length - sizeof in) : 0;
       break;
     }
     case FUSE_FALLOCATE: {
-      const auto in = body<fuse_fallocate_in>(rest, length);
+      const auto in = fuseBody<fuse_fallocate_in>(rest, length);
       data.offset = in.offset;
       data.length = in.length;
       data.mode = static_cast<int>(in.mode);
       break;
     }
     default: {
-      data.internal = body<fuse_fsync_in>(rest, length).fh == kInternalHandle;
+      data.internal = fuseBody<fuse_fsync_in>(rest, length).fh == kInternalHandle;
       return true;
     }
   }
@@ -284,7 +231,7 @@ bool FuseServer::prepare(Data& data) {
   if (!error && !nothing) return true;
   fuse_write_out none{};
   const bool written = !error && data.opcode == FUSE_WRITE;
-  reply(data.fd, data.unique, error, written ? &none : nullptr, written ? sizeof none : 0);
+  fuseReply(data.fd, data.unique, error, written ? &none : nullptr, written ? sizeof none : 0);
   return false;
 }
 
@@ -293,7 +240,7 @@ bool FuseServer::serve(const Data& data, uint8_t* buffer, bool pass) {
   const Admission admission = region.begin(data.access(), data.offset, data.length, pass);
   if (admission.status == Admission::kWait) return false;
   if (admission.status) {
-    reply(data.fd, data.unique, admission.status);
+    fuseReply(data.fd, data.unique, admission.status);
     return true;
   }
   // The reply goes out before end(): after a quiesce() no answer is still on its way into the kernel's
@@ -301,7 +248,7 @@ bool FuseServer::serve(const Data& data, uint8_t* buffer, bool pass) {
   switch (data.opcode) {
     case FUSE_READ: {
       const int error = region.readAt(buffer, data.length, data.offset);
-      reply(data.fd, data.unique, error, buffer, error ? 0 : data.length);
+      fuseReply(data.fd, data.unique, error, buffer, error ? 0 : data.length);
       break;
     }
     case FUSE_WRITE: {
@@ -309,12 +256,12 @@ bool FuseServer::serve(const Data& data, uint8_t* buffer, bool pass) {
       fuse_write_out out{};
       out.size = static_cast<uint32_t>(data.length);
       data.node->touch();
-      reply(data.fd, data.unique, error, &out, error ? 0 : sizeof out);
+      fuseReply(data.fd, data.unique, error, &out, error ? 0 : sizeof out);
       break;
     }
     default:
       data.node->touch();
-      reply(data.fd, data.unique, region.zeroAt(data.offset, data.length));
+      fuseReply(data.fd, data.unique, region.zeroAt(data.offset, data.length));
   }
   region.end(admission);
   return true;
@@ -364,7 +311,7 @@ void FuseServer::wait(Channel& channel, const Data& data) {
     }
     lock.unlock();
     if (error > 0) {
-      reply(data.fd, data.unique, error);
+      fuseReply(data.fd, data.unique, error);
       return;
     }
     if (serve(data, channel.out.get(), false)) return;
@@ -410,15 +357,13 @@ void FuseServer::interrupt(const fuse_in_header& header, uint64_t target) {
     if (fd < 0 && (found != calls_.end() || target == 0)) return;
   }
   if (fd >= 0) {
-    reply(fd, target, EINTR);
+    fuseReply(fd, target, EINTR);
     return;
   }
   // Answered already, or another worker has just read it and not said so yet. EAGAIN makes the kernel
   // repeat the INTERRUPT if the request is still open, and is refused where it is not.
-  for (auto& other : channels_) reply(other->fd, header.unique, EAGAIN);
+  for (auto& other : channels_) fuseReply(other->fd, header.unique, EAGAIN);
 }
-
-// --- names and attributes ---
 
 void FuseServer::init(Channel& channel, const fuse_in_header& header, const fuse_init_in& in) {
   fuse_init_out out{};
@@ -426,11 +371,11 @@ void FuseServer::init(Channel& channel, const fuse_in_header& header, const fuse
   out.minor = FUSE_KERNEL_MINOR_VERSION;
   if (in.major > FUSE_KERNEL_VERSION) {
     // The kernel asks again in our version.
-    reply(channel.fd, header.unique, 0, &out, sizeof out);
+    fuseReply(channel.fd, header.unique, 0, &out, sizeof out);
     return;
   }
   if (in.major < FUSE_KERNEL_VERSION || in.minor < kOldestMinor) {
-    reply(channel.fd, header.unique, EPROTO);
+    fuseReply(channel.fd, header.unique, EPROTO);
     return;
   }
   // No WRITEBACK_CACHE: the kernel would hold back write(2) data as it does mmap data, and invent sizes
@@ -445,194 +390,8 @@ void FuseServer::init(Channel& channel, const fuse_in_header& header, const fuse
   out.max_pages = static_cast<uint16_t>(
       std::max<size_t>(1, kMaxIoBytes / static_cast<size_t>(::sysconf(_SC_PAGESIZE))));
   out.time_gran = 1;
-  reply(channel.fd, header.unique, 0, &out, sizeof out);
+  fuseReply(channel.fd, header.unique, 0, &out, sizeof out);
   mounter_.raiseReadAhead(options_.readAheadBytes);
-}
-
-namespace {
-
-fuse_attr rootAttributes(size_t files) {
-  fuse_attr out{};
-  out.ino = kRootId;
-  out.mode = 0040755;
-  out.nlink = 2;
-  out.size = files;
-  out.uid = ::geteuid();
-  out.gid = ::getegid();
-  out.blksize = kPageBytes;
-  return out;
-}
-
-fuse_entry_out entryOf(const FuseNode& node) {
-  fuse_entry_out out{};
-  out.nodeid = node.id;
-  out.entry_valid = kEntryValidSeconds;
-  out.attr_valid = kAttrValidSeconds;
-  out.attr = node.attributes();
-  return out;
-}
-
-}  // namespace
-
-void FuseServer::lookup(Channel& channel, const fuse_in_header& header, const uint8_t* rest, size_t length) {
-  const char* name = reinterpret_cast<const char*>(rest);
-  const FuseNode* found = header.nodeid == kRootId ? find(std::string(name, ::strnlen(name, length))) : nullptr;
-  if (!found) {
-    reply(channel.fd, header.unique, ENOENT);
-    return;
-  }
-  const fuse_entry_out out = entryOf(*found);
-  reply(channel.fd, header.unique, 0, &out, sizeof out);
-}
-
-void FuseServer::readDirectory(Channel& channel, const fuse_in_header& header, const fuse_read_in& in, bool plus) {
-  const size_t room = std::min<size_t>(in.size, kMaxIoBytes);
-  const size_t headBytes = plus ? sizeof(fuse_entry_out) : 0;
-  uint8_t* const out = channel.out.get();
-  size_t used = 0;
-  const size_t count = nodeCount_.load();
-  for (uint64_t at = in.offset; at < count + 2; at++) {
-    const FuseNode* file = at < 2 ? nullptr : nodes_[at - 2].load();
-    const std::string name = file ? file->name : at == 0 ? "." : "..";
-    const size_t bytes = FUSE_DIRENT_ALIGN(headBytes + FUSE_NAME_OFFSET + name.size());
-    if (used + bytes > room) break;
-    std::memset(out + used, 0, bytes);
-    if (plus && file) {
-      const fuse_entry_out entry = entryOf(*file);
-      std::memcpy(out + used, &entry, sizeof entry);
-    }
-    fuse_dirent dirent{};
-    dirent.ino = file ? file->id : kRootId;
-    dirent.off = at + 1;
-    dirent.namelen = static_cast<uint32_t>(name.size());
-    dirent.type = file ? 8 : 4;  // DT_REG, DT_DIR
-    std::memcpy(out + used + headBytes, &dirent, FUSE_NAME_OFFSET);
-    std::memcpy(out + used + headBytes + FUSE_NAME_OFFSET, name.data(), name.size());
-    used += bytes;
-  }
-  reply(channel.fd, header.unique, 0, out, used);
-}
-
-void FuseServer::serveMetadata(Channel& channel, const fuse_in_header& header, const uint8_t* rest, size_t length) {
-  const int fd = channel.fd;
-  const uint64_t unique = header.unique;
-  FuseNode* const file = node(header.nodeid);
-  const bool fenced = file && file->region->gate() == Gate::fenced;
-  switch (header.opcode) {
-    case FUSE_INIT:
-      return init(channel, header, body<fuse_init_in>(rest, length));
-    case FUSE_FORGET:
-    case FUSE_BATCH_FORGET:
-      return;  // nodes live as long as the mount; these have no reply
-    case FUSE_INTERRUPT:
-      return interrupt(header, body<fuse_interrupt_in>(rest, length).unique);
-    case FUSE_LOOKUP:
-      return lookup(channel, header, rest, length);
-    case FUSE_READDIR:
-    case FUSE_READDIRPLUS:
-      return readDirectory(channel, header, body<fuse_read_in>(rest, length), header.opcode == FUSE_READDIRPLUS);
-
-    case FUSE_SETATTR:
-    case FUSE_GETATTR: {
-      int error = 0;
-      if (header.opcode == FUSE_SETATTR) {
-        error = !file ? EPERM : fenced ? ESTALE : file->change(body<fuse_setattr_in>(rest, length));
-      } else if (!file && header.nodeid != kRootId) {
-        error = ENOENT;
-      }
-      if (error) {
-        reply(fd, unique, error);
-        return;
-      }
-      fuse_attr_out out{};
-      out.attr_valid = kAttrValidSeconds;
-      out.attr = file ? file->attributes() : rootAttributes(nodeCount_.load());
-      reply(fd, unique, 0, &out, sizeof out);
-      return;
-    }
-
-    case FUSE_OPEN: {
-      const uint32_t access = body<fuse_open_in>(rest, length).flags & O_ACCMODE;
-      const bool internal = static_cast<int>(header.pid) == flusher_.threadId();
-      // Our own flush gets in also where the region is fenced: it is how the cache is emptied.
-      const int error = !file                                   ? ENOENT
-                        : fenced && !internal                   ? ESTALE
-                        : file->readOnly && access != O_RDONLY ? EROFS
-                                                                : 0;
-      if (error) {
-        reply(fd, unique, error);
-        return;
-      }
-      fuse_open_out out{};
-      out.fh = internal ? kInternalHandle : kHandle;
-      // What is cached stays good: only this mount's own clients change the file, and invalidate() is
-      // explicit.
-      out.open_flags = FOPEN_KEEP_CACHE;
-      reply(fd, unique, 0, &out, sizeof out);
-      return;
-    }
-    case FUSE_OPENDIR: {
-      const fuse_open_out out{};
-      reply(fd, unique, 0, &out, sizeof out);
-      return;
-    }
-    case FUSE_FLUSH:
-      // Without a write-back cache there is nothing that close() would have to wait for.
-      reply(fd, unique, fenced ? ESTALE : 0);
-      return;
-    case FUSE_RELEASE:
-    case FUSE_RELEASEDIR:
-    case FUSE_FSYNCDIR:
-    case FUSE_ACCESS:  // default_permissions: the kernel has checked
-    case FUSE_DESTROY:
-      reply(fd, unique, 0);
-      return;
-
-    case FUSE_STATFS: {
-      fuse_statfs_out out{};
-      const size_t count = nodeCount_.load();
-      for (size_t i = 0; i < count; i++) {
-        if (const FuseNode* each = nodes_[i].load()) out.st.blocks += (each->region->bytes() + 4095) / 4096;
-      }
-      out.st.bsize = out.st.frsize = kPageBytes;
-      out.st.files = count;
-      out.st.namelen = 255;
-      reply(fd, unique, 0, &out, sizeof out);
-      return;
-    }
-    case FUSE_LSEEK: {
-      // No holes are told of: what is absent here is a hole in the store and data in the region.
-      const auto in = body<fuse_lseek_in>(rest, length);
-      const uint64_t size = file ? file->region->bytes() : 0;
-      const int error = !file                                                   ? EISDIR
-                        : fenced                                                ? ESTALE
-                        : in.whence != SEEK_DATA && in.whence != SEEK_HOLE ? EINVAL
-                        : in.offset >= size                                     ? ENXIO
-                                                                                : 0;
-      fuse_lseek_out out{};
-      out.offset = in.whence == SEEK_DATA ? in.offset : size;
-      reply(fd, unique, error, &out, error ? 0 : sizeof out);
-      return;
-    }
-
-    case FUSE_CREATE:
-    case FUSE_MKNOD:
-    case FUSE_MKDIR:
-    case FUSE_UNLINK:
-    case FUSE_RMDIR:
-    case FUSE_RENAME:
-    case FUSE_RENAME2:
-    case FUSE_LINK:
-    case FUSE_SYMLINK:
-      reply(fd, unique, EPERM);
-      return;
-    case FUSE_IOCTL:
-      reply(fd, unique, ENOTTY);
-      return;
-    default:
-      // Among them xattrs, POLL, BMAP and COPY_FILE_RANGE: the kernel remembers and does without.
-      reply(fd, unique, ENOSYS);
-  }
 }
 
 // --- resumers ---
@@ -673,9 +432,9 @@ void FuseServer::resume() {
 void FuseServer::runCall(Call* call, uint8_t* buffer) {
   const Data& data = call->data;
   if (call->failure) {
-    reply(data.fd, data.unique, call->failure);
+    fuseReply(data.fd, data.unique, call->failure);
   } else if (data.opcode == FUSE_FSYNC) {
-    reply(data.fd, data.unique, data.internal ? 0 : data.node->region->syncForExport());
+    fuseReply(data.fd, data.unique, data.internal ? 0 : data.node->region->syncForExport());
   } else {
     while (!serve(data, buffer, call->pass)) {
       int error;
@@ -685,7 +444,7 @@ void FuseServer::runCall(Call* call, uint8_t* buffer) {
       }
       if (error == 0) return;  // parked: no longer ours
       if (error > 0) {
-        reply(data.fd, data.unique, error);
+        fuseReply(data.fd, data.unique, error);
         break;
       }
     }
@@ -785,7 +544,7 @@ void FuseServer::stop(std::chrono::milliseconds patience) {
     }
   }
   room_.notify_all();
-  for (const auto& call : cancelled) reply(call->data.fd, call->data.unique, ENOTCONN);
+  for (const auto& call : cancelled) fuseReply(call->data.fd, call->data.unique, ENOTCONN);
 
   // A store that has stopped answering must not hold us: past its patience the connection is cut, and
   // then every system call below returns.
@@ -835,9 +594,7 @@ void FuseServer::stop(std::chrono::milliseconds patience) {
   if (stopEvent_ >= 0) ::close(stopEvent_);
   mounter_.removeDirectory();
   // Regions may be closed now.
-  nodeCount_.store(0);
-  for (auto& each : nodes_) each.store(nullptr);
-  owned_.clear();
+  files_.clear();
 }
 
 }  // namespace memferry

@@ -6,15 +6,12 @@
 // is over. So a worker never blocks on a chunk, up to a bound on Calls; past it the worker that has
 // one more waits until there is room. FuseFlusher is a thread that plays the part of a client.
 //
-// A reply must go to the channel that its request came from: the kernel looks for it only there.
-//
 // Lifetime: mount() starts the threads, stop() unmounts and joins them; after it every method is safe
 // and does nothing. Neither may be called from the server's own threads.
 #pragma once
 
 #include <linux/fuse.h>
 
-#include <array>
 #include <atomic>
 #include <chrono>
 #include <condition_variable>
@@ -29,6 +26,7 @@
 #include <vector>
 
 #include "failure.h"
+#include "fuse_directory.h"
 #include "fuse_flusher.h"
 #include "fuse_mounter.h"
 #include "fuse_node.h"
@@ -57,7 +55,7 @@ class FuseServer {
   void stop(std::chrono::milliseconds patience);
 
   // For the flusher.
-  FuseNode* find(const std::string& name) const;
+  FuseNode* find(const std::string& name) const { return files_.find(name); }
   // Tells the kernel to drop cached pages; 0 or an errno.
   int notifyInvalidate(const FuseNode& node, const Range& range);
   // While a range is being invalidated, READs that would hold the invalidation up are let through, and
@@ -76,10 +74,7 @@ class FuseServer {
   // Workers.
   void work(Channel& channel);
   void dispatch(Channel& channel, const uint8_t* request, size_t length);
-  void serveMetadata(Channel& channel, const fuse_in_header& header, const uint8_t* body, size_t length);
   void init(Channel& channel, const fuse_in_header& header, const fuse_init_in& in);
-  void lookup(Channel& channel, const fuse_in_header& header, const uint8_t* body, size_t length);
-  void readDirectory(Channel& channel, const fuse_in_header& header, const fuse_read_in& in, bool plus);
   void interrupt(const fuse_in_header& header, uint64_t target);
 
   // Requests for data. `Data` is what is needed to serve one, wherever it came from.
@@ -113,18 +108,10 @@ class FuseServer {
   void ready(Call* call, int error);
   void releaseStuckReads(std::unique_lock<std::mutex>& lock);
 
-  FuseNode* node(uint64_t id) const;
-  static bool reply(int fd, uint64_t unique, int error, const void* body = nullptr, size_t length = 0);
-
-  // A mount is for a handful of regions.
-  static constexpr size_t kMaxFiles = 256;
-  static constexpr uint64_t kFirstFileId = 2;  // 1 is the root directory
 
   const Options options_;
   FuseMounter mounter_;
-  std::array<std::atomic<FuseNode*>, kMaxFiles> nodes_{};
-  std::atomic<size_t> nodeCount_{0};
-  std::vector<std::unique_ptr<FuseNode>> owned_;
+  FuseDirectory files_;
 
   std::vector<std::unique_ptr<Channel>> channels_;
   std::vector<std::thread> workers_;
