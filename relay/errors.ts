@@ -16,7 +16,6 @@ export type RelayErrorCode =
   | "INTERNAL"
   | "LIMIT_EXCEEDED"
   | "MEDIA_TYPE_UNSUPPORTED"
-  | "METHOD_NOT_ALLOWED"
   | "NOT_FOUND"
   | "RATE_LIMITED"
   | "RELAY_DRAINING"

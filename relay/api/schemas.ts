@@ -1,0 +1,234 @@
+/**
+ * Bodies of the API: one schema checks a request, types its handler and writes its page of openapi.json.
+ *
+ * @module
+ */
+import { z } from "@hono/zod-openapi";
+
+import { COMMANDS } from "../protocol/frame.ts";
+import { ROLES, SESSION_STATES } from "../protocol/ids.ts";
+import { TICKET_LIFETIME_MS_MAX } from "../db/limits.ts";
+import { SESSION_MODES } from "../db/schema.ts";
+
+export const PAGE_LIMIT_MAX = 200;
+export const PAGE_LIMIT_DEFAULT = 50;
+
+/** Text for one line: whoever shows it need not think of terminals. */
+const line = (charsMax: number) =>
+  z
+    .string()
+    .max(charsMax)
+    // oxlint-disable-next-line no-control-regex -- these are the characters to refuse
+    .regex(/^[^\u0000-\u001f\u007f-\u009f\u2028\u2029]*$/, "must not contain control characters")
+    .refine((text) => text.isWellFormed(), "must be whole Unicode characters");
+
+const positive = (max: number) => z.int().min(1).max(max);
+
+const instant = z.iso.datetime().openapi({ example: "2026-11-22T21:08:26.123Z" });
+
+export const sessionIdSchema = z
+  .string()
+  .regex(/^[0-9a-f]{32}$/)
+  .openapi({ example: "6f1c3f0a9d2b4c5e8a7b6c5d4e3f2a1b" });
+
+export const stateSchema = z.enum(SESSION_STATES).openapi("SessionState");
+export const actionSchema = z.enum(COMMANDS).openapi("SessionAction");
+export type SessionAction = z.infer<typeof actionSchema>;
+
+const limitsSchema = z
+  .strictObject({
+    bytesPerS: positive(Number.MAX_SAFE_INTEGER).optional(),
+    downtimeTargetMs: positive(3_600_000).optional(),
+    deadlineMs: positive(30 * 24 * 3_600_000).optional(),
+    maxRounds: positive(10_000).optional(),
+  })
+  .openapi("SessionLimits");
+
+const LABELS_MAX = 32;
+const labelsSchema = z
+  .record(z.string().regex(/^[A-Za-z0-9]([A-Za-z0-9._/-]{0,61}[A-Za-z0-9])?$/), line(128))
+  .refine((labels) => Object.keys(labels).length <= LABELS_MAX, `at most ${LABELS_MAX} labels`);
+
+export const createSessionSchema = z
+  .strictObject({
+    name: line(128).optional(),
+    labels: labelsSchema.optional(),
+    mode: z.enum(SESSION_MODES).optional(),
+    limits: limitsSchema.optional(),
+    ticketTtlMs: z.int().min(1_000).max(TICKET_LIFETIME_MS_MAX).optional().openapi({
+      description: "How long the two tickets may wait to be used, in milliseconds.",
+    }),
+  })
+  .openapi("CreateSession");
+
+export const actionBodySchema = z
+  .strictObject({ reason: line(256).optional() })
+  .openapi("SessionActionRequest");
+
+const peerSchema = z
+  .object({
+    connected: z.boolean(),
+    joinedAt: instant.nullable().openapi({ description: "When its ticket was used." }),
+    connectedSince: instant.nullable(),
+    host: z.string().nullable(),
+    version: z.string().nullable(),
+    observedAddr: z.string().nullable(),
+    link: z.enum(["webtransport", "websocket", "direct", "memory"]).nullable(),
+  })
+  .openapi("SessionPeer");
+
+const progressSchema = z
+  .object({
+    round: z.number(),
+    percent: z.number().openapi({ description: "Of the region, present at the destination." }),
+    chunksTotal: z.number(),
+    chunksSent: z.number(),
+    chunksReady: z.number(),
+    chunksDirty: z.number(),
+    chunksZero: z.number(),
+    bytesTotal: z.number(),
+    bytesSent: z.number(),
+    bytesWire: z.number(),
+    bytesRemaining: z.number(),
+    dirtyBytesPerS: z.number(),
+    sendBytesPerS: z.number(),
+    convergence: z.object({
+      verdict: z.enum(["yes", "no", "unknown"]),
+      ratio: z.number().nullable().openapi({ description: "Dirty rate over send rate." }),
+    }),
+    etaMs: z.number().nullable(),
+    expectedDowntimeMs: z.number().nullable(),
+    faults: z.number(),
+    at: instant.nullable(),
+  })
+  .openapi("SessionProgress");
+
+const timingsSchema = z
+  .object({
+    createdAt: instant,
+    joinedAt: instant.nullable(),
+    startedAt: instant.nullable(),
+    finalizeAt: instant.nullable(),
+    suspendedAt: instant.nullable(),
+    committedAt: instant.nullable(),
+    resumedAt: instant.nullable(),
+    doneAt: instant.nullable(),
+    endedAt: instant.nullable(),
+    totalMs: z.number().nullable(),
+    downtimeMs: z.number().nullable().openapi({ description: "Measured, suspend to resume." }),
+  })
+  .openapi("SessionTimings");
+
+export const sessionSchema = z
+  .object({
+    id: sessionIdSchema,
+    name: z.string(),
+    labels: z.record(z.string(), z.string()),
+    state: stateSchema,
+    reason: z.object({ code: z.string(), message: z.string() }).nullable(),
+    mode: z.enum(SESSION_MODES),
+    region: z
+      .object({
+        name: z.string(),
+        bytes: z.number(),
+        chunkBytes: z.number(),
+        chunkCount: z.number(),
+        rootHash: z.string().nullable(),
+      })
+      .nullable()
+      .openapi({ description: "Null until the seeder has described it." }),
+    seeder: peerSchema,
+    leecher: peerSchema,
+    path: z
+      .object({
+        kind: z.enum(["direct", "relayWebTransport", "relayWs", "memory"]),
+        rttMs: z.number().nullable(),
+      })
+      .nullable()
+      .openapi({ description: "Null while the two are not both connected." }),
+    relayedBytes: z.object({ fromSeeder: z.number(), fromLeecher: z.number() }),
+    limits: limitsSchema,
+    progress: progressSchema.nullable(),
+    timings: timingsSchema,
+    authority: z
+      .object({ holder: z.enum(ROLES), epoch: z.number() })
+      .openapi({ description: "Which side may run the workload." }),
+    allowedActions: z.array(actionSchema),
+    createdBy: z.string().openapi({ description: "Prefix of the API key." }),
+    version: z.number(),
+    updatedAt: instant,
+  })
+  .openapi("Session");
+
+/** A session as every answer, list and event of the API shows it. */
+export type SessionBody = z.infer<typeof sessionSchema>;
+
+export const ticketSchema = z
+  .object({
+    token: z.string().openapi({ description: "32 bytes, base64url. Shown this once." }),
+    expiresAt: instant,
+  })
+  .openapi("SessionTicket");
+
+export const relaySchema = z
+  .object({ url: z.string(), certificateHashes: z.array(z.string()) })
+  .openapi("RelayAddress");
+
+export const createdSchema = z
+  .object({
+    session: sessionSchema,
+    tickets: z.object({ seeder: ticketSchema, leecher: ticketSchema }),
+    relay: relaySchema,
+  })
+  .openapi("CreatedSession");
+
+export const sessionPageSchema = z
+  .object({ sessions: z.array(sessionSchema), nextCursor: z.string().nullable() })
+  .openapi("SessionPage");
+
+export const eventSchema = z
+  .object({
+    seq: z.number(),
+    at: instant,
+    type: z.string(),
+    data: z.record(z.string(), z.union([z.string(), z.number(), z.boolean()])),
+  })
+  .openapi("SessionEvent");
+
+export const eventPageSchema = z
+  .object({ events: z.array(eventSchema), nextCursor: z.string().nullable() })
+  .openapi("SessionEventPage");
+
+const pageLimit = z.coerce.number().int().min(1).max(PAGE_LIMIT_MAX).default(PAGE_LIMIT_DEFAULT);
+
+export const listQuerySchema = z.object({
+  state: z
+    .string()
+    .transform((text) => text.split(","))
+    .pipe(z.array(stateSchema))
+    .optional()
+    .openapi({ type: "string", description: "One or more states, separated by commas." }),
+  cursor: z.string().max(200).optional(),
+  limit: pageLimit,
+});
+
+export const eventsQuerySchema = z.object({ cursor: z.string().max(200).optional(), limit: pageLimit });
+
+export const versionSchema = z
+  .object({ version: z.string(), protocol: z.string(), runtime: z.string() })
+  .openapi("Version");
+
+export const problemSchema = z
+  .looseObject({
+    type: z.string(),
+    title: z.string(),
+    status: z.number(),
+    code: z.string(),
+    detail: z.string(),
+    requestId: z.string(),
+    currentState: stateSchema.optional(),
+    allowedActions: z.array(actionSchema).optional(),
+    issues: z.array(z.object({ path: z.string(), message: z.string() })).optional(),
+    limitName: z.string().optional(),
+  })
+  .openapi("Problem");

@@ -1,0 +1,472 @@
+/**
+ * Sessions: made, listed, shown, finalized, cancelled.
+ *
+ * @module
+ */
+import { Buffer } from "node:buffer";
+
+import { createRoute, OpenAPIHono, z } from "@hono/zod-openapi";
+import type { Context } from "hono";
+
+import { fromBase64Url, toBase64Url, toHex } from "../protocol/bytes.ts";
+import { HASH_BYTES } from "../protocol/frame.ts";
+import type { ApiKeys } from "../db/api-keys.ts";
+import type { Database } from "../db/database.ts";
+import { INDEX_CHUNKS_MAX, TICKET_LIFETIME_MS } from "../db/limits.ts";
+import type { DatabaseSessionStore } from "../db/session-store.ts";
+import {
+  projectSessions,
+  type ProjectSessions,
+  type SessionPosition,
+  type SessionRow,
+} from "../db/sessions.ts";
+import { RelayError } from "../errors.ts";
+import type { LiveSession, Switchboard } from "../switchboard/switchboard.ts";
+import { requireScope } from "./auth.ts";
+import type { Changes } from "./changes.ts";
+import type { AppEnv } from "./env.ts";
+import { eventStream } from "./event-stream.ts";
+import {
+  actionBodySchema,
+  createdSchema,
+  createSessionSchema,
+  eventPageSchema,
+  eventsQuerySchema,
+  listQuerySchema,
+  PAGE_LIMIT_MAX,
+  problemSchema,
+  sessionIdSchema,
+  sessionPageSchema,
+  sessionSchema,
+  type SessionAction,
+  type SessionBody,
+} from "./schemas.ts";
+import { allowedActions, sessionBody } from "./session-body.ts";
+
+/** What the API asks of the switchboard. */
+export type LiveSessions = Pick<Switchboard, "announce" | "command" | "live" | "onChange">;
+
+export interface RelayAddress {
+  readonly url: string;
+  /** SHA-256 of the certificate's DER, in hexadecimal. */
+  readonly certificateHashes: readonly string[];
+}
+
+export interface SessionRoutesOptions {
+  readonly database: Database;
+  readonly store: DatabaseSessionStore;
+  readonly apiKeys: ApiKeys;
+  readonly switchboard: LiveSessions;
+  readonly changes: Changes;
+  /** Where peers find the relay; asked each time, since its certificate is renewed. */
+  readonly address: () => RelayAddress;
+  /** Ends the event streams. */
+  readonly signal: AbortSignal;
+}
+
+const EVENT_STREAMS_PER_KEY_MAX = 20;
+const EVENT_STREAMS_MAX = 1_000;
+
+const problem = (description: string) => ({
+  description,
+  content: { "application/problem+json": { schema: problemSchema } },
+});
+
+const denied = {
+  401: problem("No API key, or one that is not good."),
+  403: problem("The API key lacks the scope."),
+  429: problem("A limit was met; `limitName` says which and `Retry-After` when to ask again."),
+  503: problem("The database does not answer, or the relay is going down."),
+};
+const notFound = { 404: problem("No such session in the API key's project.") };
+const invalid = { 422: problem("A field is not what it should be; `issues` says which.") };
+
+const security = [{ apiKey: [] }];
+const idParameter = z.object({
+  id: z.string().openapi({ param: { name: "id", in: "path" }, example: "6f1c3f0a9d2b4c5e8a7b6c5d4e3f2a1b" }),
+});
+
+const createSession = createRoute({
+  method: "post",
+  path: "/sessions",
+  operationId: "createSession",
+  summary: "Make a session and its two one-use tickets",
+  security,
+  middleware: [requireScope("sessions:write")] as const,
+  request: { body: { content: { "application/json": { schema: createSessionSchema } } } },
+  responses: {
+    201: { description: "Made.", content: { "application/json": { schema: createdSchema } } },
+    400: problem("The body is not JSON."),
+    413: problem("The body is too large."),
+    415: problem("The body is not `application/json`."),
+    ...denied,
+    ...invalid,
+  },
+});
+
+const listSessions = createRoute({
+  method: "get",
+  path: "/sessions",
+  operationId: "listSessions",
+  summary: "List sessions, the newest first",
+  security,
+  middleware: [requireScope("sessions:read")] as const,
+  request: { query: listQuerySchema },
+  responses: {
+    200: { description: "A page.", content: { "application/json": { schema: sessionPageSchema } } },
+    400: problem("The cursor is not one of ours."),
+    ...denied,
+    ...invalid,
+  },
+});
+
+const getSession = createRoute({
+  method: "get",
+  path: "/sessions/{id}",
+  operationId: "getSession",
+  summary: "Show a session",
+  security,
+  middleware: [requireScope("sessions:read")] as const,
+  request: { params: idParameter },
+  responses: {
+    200: { description: "The session.", content: { "application/json": { schema: sessionSchema } } },
+    ...denied,
+    ...notFound,
+  },
+});
+
+const listEvents = createRoute({
+  method: "get",
+  path: "/sessions/{id}/events",
+  operationId: "listSessionEvents",
+  summary: "List what happened to a session, the oldest first",
+  security,
+  middleware: [requireScope("sessions:read")] as const,
+  request: { params: idParameter, query: eventsQuerySchema },
+  responses: {
+    200: { description: "A page.", content: { "application/json": { schema: eventPageSchema } } },
+    400: problem("The cursor is not one of ours."),
+    ...denied,
+    ...notFound,
+    ...invalid,
+  },
+});
+
+const getManifest = createRoute({
+  method: "get",
+  path: "/sessions/{id}/manifest",
+  operationId: "getSessionManifest",
+  summary: "Download the keyed hash of every chunk",
+  description:
+    "32 bytes a chunk in order, zeros where the relay knows none. `memferry-root-hash` is the last root that the seeder reported.",
+  security,
+  middleware: [requireScope("sessions:read")] as const,
+  request: { params: idParameter },
+  responses: {
+    200: {
+      description: "The hashes.",
+      content: { "application/octet-stream": { schema: z.string().openapi({ format: "binary" }) } },
+    },
+    ...denied,
+    ...notFound,
+  },
+});
+
+const streamEvents = createRoute({
+  method: "get",
+  path: "/events",
+  operationId: "streamSessions",
+  summary: "Follow all sessions of the project",
+  description:
+    "Server-sent events: `snapshot` with the newest sessions, then `session` for each that changed. Ends when the API key does.",
+  security,
+  middleware: [requireScope("sessions:read")] as const,
+  responses: {
+    200: {
+      description: "Events.",
+      content: { "text/event-stream": { schema: z.string() } },
+    },
+    ...denied,
+  },
+});
+
+const ACTION_SUMMARIES: Readonly<Record<SessionAction, string>> = {
+  finalize: "Switch over now: suspend the workload, send the rest, resume at the destination",
+  cancel: "Stop the migration; the workload stays where it runs. Refused once it has moved",
+};
+
+export function sessionRoutes(options: SessionRoutesOptions): OpenAPIHono<AppEnv> {
+  const { database, store, apiKeys, switchboard, changes } = options;
+  const app = new OpenAPIHono<AppEnv>({ defaultHook: refuseInvalid });
+  const streamsByKey = new Map<string, number>();
+  let streamCount = 0;
+
+  const mine = (c: Context<AppEnv>): ProjectSessions =>
+    projectSessions(database, c.get("principal").projectId);
+  const live = (id: string): LiveSession | undefined => switchboard.live(idBytes(id));
+  const body = (row: SessionRow): SessionBody => sessionBody(row, live(row.id));
+
+  async function find(sessions: ProjectSessions, id: string): Promise<SessionRow> {
+    const row = sessionIdSchema.safeParse(id).success ? await sessions.get(id) : undefined;
+    if (row === undefined) throw new RelayError("NOT_FOUND", "there is no such session");
+    return row;
+  }
+
+  app.openapi(createSession, async (c) => {
+    const request = c.req.valid("json");
+    const { row, tickets } = await mine(c).create({
+      name: request.name ?? "",
+      labels: request.labels ?? {},
+      mode: request.mode ?? "live",
+      limits: request.limits ?? {},
+      ticketLifetimeMs: request.ticketTtlMs ?? TICKET_LIFETIME_MS,
+      createdBy: c.get("principal").prefix,
+    });
+    changes.publish(row.id);
+    const { url, certificateHashes } = options.address();
+    c.header("location", `/v1/sessions/${row.id}`);
+    const ticket = ({ token, expiresAt }: (typeof tickets)["seeder"]) => ({
+      token: toBase64Url(token),
+      expiresAt: expiresAt.toISOString(),
+    });
+    return c.json(
+      {
+        session: body(row),
+        tickets: { seeder: ticket(tickets.seeder), leecher: ticket(tickets.leecher) },
+        relay: { url, certificateHashes: [...certificateHashes] },
+      },
+      201,
+    );
+  });
+
+  app.openapi(listSessions, async (c) => {
+    const { state, cursor, limit } = c.req.valid("query");
+    const after = cursor === undefined ? undefined : positionOf(cursor);
+    // One more than asked for says whether there is a next page.
+    const rows = await mine(c).list({ states: state, after, limit: limit + 1 });
+    const page = rows.slice(0, limit);
+    const last = rows.length > limit ? page.at(-1) : undefined;
+    return c.json(
+      { sessions: page.map(body), nextCursor: last === undefined ? null : cursorOf(last) },
+      200,
+    );
+  });
+
+  app.openapi(getSession, async (c) => c.json(body(await find(mine(c), c.req.param("id"))), 200));
+
+  app.openapi(listEvents, async (c) => {
+    const { cursor, limit } = c.req.valid("query");
+    const sessions = mine(c);
+    const { id } = await find(sessions, c.req.param("id"));
+    const rows = await sessions.events(id, cursor === undefined ? 0 : seqOf(cursor), limit + 1);
+    const page = rows.slice(0, limit);
+    const last = rows.length > limit ? page.at(-1) : undefined;
+    return c.json(
+      {
+        events: page.map(({ seq, at, type, data }) => ({ seq, at: at.toISOString(), type, data })),
+        nextCursor: last === undefined ? null : String(last.seq),
+      },
+      200,
+    );
+  });
+
+  app.openapi(getManifest, async (c) => {
+    const row = await find(mine(c), c.req.param("id"));
+    const { chunkCount, chunkBytes, rootHash } = row;
+    if (chunkCount === null || chunkCount > INDEX_CHUNKS_MAX) {
+      throw new RelayError("NOT_FOUND", "the relay has no index of this session's region");
+    }
+    const headers: Record<string, string> = {
+      "content-type": "application/octet-stream",
+      "content-length": String(chunkCount * HASH_BYTES),
+      "content-disposition": `attachment; filename="${row.id}.manifest"`,
+      "memferry-chunk-bytes": String(chunkBytes),
+    };
+    if (rootHash !== null) headers["memferry-root-hash"] = toHex(rootHash);
+    const hashes = store.index.stream(idBytes(row.id));
+    const stream = new ReadableStream<Uint8Array>(
+      {
+        async pull(controller) {
+          const { done, value } = await hashes.next();
+          if (done === true) controller.close();
+          else controller.enqueue(value);
+        },
+        async cancel() {
+          await hashes.return(undefined);
+        },
+      },
+      { highWaterMark: 1 },
+    );
+    return c.body(stream, 200, headers);
+  });
+
+  app.openapi(streamEvents, (c) => {
+    const { keyId } = c.get("principal");
+    const open = streamsByKey.get(keyId) ?? 0;
+    if (open >= EVENT_STREAMS_PER_KEY_MAX || streamCount >= EVENT_STREAMS_MAX) {
+      throw new RelayError("RATE_LIMITED", "too many event streams are open: close one first", {
+        details: { limitName: "eventStreams", retryAfterS: 5 },
+      });
+    }
+    streamsByKey.set(keyId, open + 1);
+    streamCount++;
+    const sessions = mine(c);
+    const stream = eventStream({
+      snapshot: async () => (await sessions.list({ limit: PAGE_LIMIT_MAX })).map(body),
+      sessions: async (ids) => (await sessions.getMany(ids)).map(body),
+      subscribe: (listener) => changes.subscribe(listener),
+      stillAllowed: () => apiKeys.isValid(keyId),
+      signal: options.signal,
+      onEnd: () => {
+        streamCount--;
+        const left = (streamsByKey.get(keyId) ?? 1) - 1;
+        if (left > 0) streamsByKey.set(keyId, left);
+        else streamsByKey.delete(keyId);
+      },
+    });
+    return c.body(stream, 200, {
+      "content-type": "text/event-stream; charset=utf-8",
+      // For proxies that would rather collect it first.
+      "x-accel-buffering": "no",
+    });
+  });
+
+  // The document's `{id}:finalize` is one part of a path, which the router cannot take apart: one route
+  // takes both, and the two are described by hand.
+  for (const action of ["finalize", "cancel"] as const) {
+    app.openAPIRegistry.registerPath({
+      method: "post",
+      path: `/sessions/{id}:${action}`,
+      operationId: `${action}Session`,
+      summary: ACTION_SUMMARIES[action],
+      security,
+      request: {
+        params: idParameter,
+        body: { content: { "application/json": { schema: actionBodySchema } } },
+      },
+      responses: {
+        202: {
+          description: "Passed on; the session as it is now.",
+          content: { "application/json": { schema: sessionSchema } },
+        },
+        400: problem("The body is not JSON."),
+        409: problem("The session's state does not allow it: see `allowedActions`."),
+        413: problem("The body is too large."),
+        415: problem("The body is not `application/json`."),
+        ...denied,
+        ...notFound,
+        ...invalid,
+      },
+    });
+  }
+  app.post("/sessions/:target{[^/:]+:[^/:]+}", requireScope("sessions:control"), async (c) => {
+    const [id = "", action = ""] = c.req.param("target").split(":");
+    const sessions = mine(c);
+    const row = await find(sessions, id);
+    const { reason = "" } = await actionBody(c);
+    if (action === "finalize") await finalize(row, reason);
+    else if (action === "cancel") await cancel(sessions, row, reason);
+    else throw new RelayError("NOT_FOUND", "there is no such action: finalize and cancel are");
+    changes.publish(id);
+    return c.json(body(await find(sessions, id)), 202);
+  });
+
+  async function finalize(row: SessionRow, reason: string): Promise<void> {
+    if (!allowedActions(row.state, row.owner).includes("finalize")) {
+      throw conflict(row, `a session that is ${row.state} cannot be finalized`);
+    }
+    if (!switchboard.command(idBytes(row.id), "finalize", reason)) {
+      throw conflict(row, "the leecher is not connected: it is the one that finalizes");
+    }
+    await store.addEvent(idBytes(row.id), "finalizeRequested", {
+      by: "api",
+      ...(reason === "" ? {} : { reason }),
+    });
+  }
+
+  async function cancel(sessions: ProjectSessions, row: SessionRow, reason: string): Promise<void> {
+    // The database decides, since a commit may be on its way at this moment.
+    const change = { by: "api", state: "cancelled", reason } as const;
+    if (!(await store.setState(idBytes(row.id), change))) {
+      const current = (await sessions.get(row.id)) ?? row;
+      throw conflict(
+        current,
+        current.owner === "leecher"
+          ? "the workload has moved already: it runs at the destination"
+          : `the session is over: ${current.state}`,
+      );
+    }
+    switchboard.command(idBytes(row.id), "cancel", reason);
+    await switchboard.announce(idBytes(row.id));
+  }
+
+  return app;
+}
+
+/** For the `defaultHook` of a router. */
+export function refuseInvalid(result: { success: boolean; error?: unknown }): void {
+  if (!result.success) throw invalidRequest(result.error);
+}
+
+function invalidRequest(error: unknown): RelayError {
+  const issues =
+    error instanceof z.ZodError
+      ? error.issues.slice(0, 20).map(({ path, message }) => ({ path: path.join("."), message }))
+      : [];
+  const [first] = issues;
+  const detail =
+    first === undefined ? "the request is invalid" : `${first.path || "request"}: ${first.message}`;
+  return new RelayError("REQUEST_INVALID", detail, { details: { issues } });
+}
+
+function conflict(row: SessionRow, detail: string): RelayError {
+  return new RelayError("STATE_CONFLICT", detail, {
+    details: {
+      currentState: row.state,
+      allowedActions: allowedActions(row.state, row.owner),
+    },
+  });
+}
+
+async function actionBody(c: Context<AppEnv>): Promise<z.infer<typeof actionBodySchema>> {
+  const text = await c.req.text();
+  if (text === "") return {};
+  let json: unknown;
+  try {
+    json = JSON.parse(text);
+  } catch (cause) {
+    throw new RelayError("REQUEST_MALFORMED", "the body is not JSON", { cause });
+  }
+  const parsed = actionBodySchema.safeParse(json);
+  if (!parsed.success) throw invalidRequest(parsed.error);
+  return parsed.data;
+}
+
+function idBytes(id: string): Uint8Array {
+  return new Uint8Array(Buffer.from(id, "hex"));
+}
+
+function cursorOf({ createdAt, id }: SessionPosition): string {
+  return toBase64Url(new TextEncoder().encode(`${createdAt.getTime()}.${id}`));
+}
+
+function positionOf(cursor: string): SessionPosition {
+  try {
+    const text = new TextDecoder().decode(fromBase64Url(cursor));
+    const [, ms, id] = /^(\d{1,14})\.([0-9a-f]{32})$/.exec(text) ?? [];
+    if (ms !== undefined && id !== undefined) return { createdAt: new Date(Number(ms)), id };
+  } catch {
+    // Said below, as for any other text.
+  }
+  throw cursorInvalid();
+}
+
+function seqOf(cursor: string): number {
+  const seq = /^\d{1,9}$/.test(cursor) ? Number(cursor) : undefined;
+  if (seq === undefined) throw cursorInvalid();
+  return seq;
+}
+
+function cursorInvalid(): RelayError {
+  return new RelayError("CURSOR_INVALID", "this cursor is none that the relay gave out");
+}

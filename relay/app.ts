@@ -1,0 +1,218 @@
+/**
+ * What the relay answers over HTTP: the API, its description, health, metrics, and the console.
+ *
+ * @module
+ */
+import { randomUUID } from "node:crypto";
+
+import { createRoute, OpenAPIHono } from "@hono/zod-openapi";
+import { bodyLimit } from "hono/body-limit";
+import { createMiddleware } from "hono/factory";
+
+import { toHex } from "./protocol/bytes.ts";
+import { messageOf } from "./protocol/errors.ts";
+import { PROTOCOL_MAJOR, PROTOCOL_MINOR } from "./protocol/version.ts";
+import { authenticate, requireScope } from "./api/auth.ts";
+import { CONSOLE_MISSING, type Console } from "./api/console.ts";
+import { Changes } from "./api/changes.ts";
+import { remoteAddressOf, type AppEnv } from "./api/env.ts";
+import { problemResponse, statusOf, toRelayError } from "./api/errors.ts";
+import { versionSchema } from "./api/schemas.ts";
+import {
+  refuseInvalid,
+  sessionRoutes,
+  type LiveSessions,
+  type RelayAddress,
+} from "./api/sessions.ts";
+import type { ApiKeys } from "./db/api-keys.ts";
+import type { Database } from "./db/database.ts";
+import type { DatabaseSessionStore } from "./db/session-store.ts";
+import { countByState } from "./db/sessions.ts";
+import { RelayError } from "./errors.ts";
+import type { Log } from "./log.ts";
+import type { Metrics } from "./metrics.ts";
+import { runtimeName } from "./runtime/runtime.ts";
+
+export type { SessionBody, SessionAction } from "./api/schemas.ts";
+export type { ProblemBody } from "./api/errors.ts";
+export type { LiveSessions, RelayAddress } from "./api/sessions.ts";
+
+export interface AppDependencies {
+  readonly database: Database;
+  readonly store: DatabaseSessionStore;
+  readonly apiKeys: ApiKeys;
+  readonly switchboard: LiveSessions;
+  readonly metrics: Metrics;
+  readonly log: Log;
+  readonly console: Console;
+  readonly version: string;
+  /** Where peers find the relay; asked each time, since its certificate is renewed. */
+  readonly address: () => RelayAddress;
+  /** Aborted when the relay begins to go down: event streams end, `/readyz` says so. */
+  readonly signal: AbortSignal;
+  /** Milliseconds, monotone. */
+  readonly clock?: () => number;
+}
+
+export type App = OpenAPIHono<AppEnv>;
+
+const BODY_BYTES_MAX = 64 * 1024;
+const SECURITY_HEADERS = {
+  "content-security-policy":
+    "default-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'; object-src 'none'",
+  "cross-origin-opener-policy": "same-origin",
+  "cross-origin-resource-policy": "same-origin",
+  "referrer-policy": "no-referrer",
+  "x-content-type-options": "nosniff",
+  "x-frame-options": "DENY",
+} as const;
+
+export function createApp(dependencies: AppDependencies): App {
+  const { database, apiKeys, metrics, log, switchboard, signal } = dependencies;
+  const clock = dependencies.clock ?? (() => performance.now());
+  const changes = new Changes();
+  const unsubscribe = switchboard.onChange((sessionId) =>
+    changes.publish(toHex(sessionId)),
+  );
+  signal.addEventListener("abort", unsubscribe, { once: true });
+
+  const app = new OpenAPIHono<AppEnv>({ defaultHook: refuseInvalid });
+
+  app.use(async (c, next) => {
+    const requestId = randomUUID();
+    c.set("requestId", requestId);
+    await next();
+    const { headers } = c.res;
+    headers.set("x-request-id", requestId);
+    for (const [name, value] of Object.entries(SECURITY_HEADERS)) headers.set(name, value);
+    if (!headers.has("cache-control")) headers.set("cache-control", "no-store");
+    log("debug", "request", {
+      requestId,
+      method: c.req.method,
+      path: c.req.path,
+      status: c.res.status,
+    });
+  });
+
+  app.onError((thrown, c) => {
+    const error = toRelayError(thrown);
+    const requestId = c.get("requestId");
+    if (statusOf(error.code) >= 500) {
+      log("error", "request failed", {
+        requestId,
+        code: error.code,
+        path: c.req.path,
+        reason: messageOf(error.cause ?? error),
+      });
+    }
+    return problemResponse(error, requestId);
+  });
+
+  app.notFound((c) =>
+    problemResponse(new RelayError("NOT_FOUND", "there is nothing here"), c.get("requestId")),
+  );
+
+  app.use(
+    bodyLimit({
+      maxSize: BODY_BYTES_MAX,
+      onError: () => {
+        throw new RelayError("BODY_TOO_LARGE", `a body has at most ${BODY_BYTES_MAX} bytes`);
+      },
+    }),
+  );
+
+  const auth = authenticate({ apiKeys, metrics, clock });
+  app.use("/v1/*", auth, jsonOnly);
+  app.route("/v1", sessionRoutes({ ...dependencies, changes }));
+
+  app.openAPIRegistry.registerComponent("securitySchemes", "apiKey", {
+    type: "http",
+    scheme: "bearer",
+    description: "`mfk_<prefix>_<secret>`, printed when the relay starts for the first time.",
+  });
+  app.doc31("/openapi.json", {
+    openapi: "3.1.0",
+    info: {
+      title: "memferry relay",
+      version: dependencies.version,
+      description: "Sessions in which live memory moves from one host to another.",
+      license: { name: "Apache-2.0" },
+    },
+  });
+
+  app.openapi(
+    createRoute({
+      method: "get",
+      path: "/version",
+      operationId: "getVersion",
+      summary: "What runs here",
+      responses: {
+        200: { description: "Version.", content: { "application/json": { schema: versionSchema } } },
+      },
+    }),
+    (c) =>
+      c.json(
+        {
+          version: dependencies.version,
+          protocol: `${PROTOCOL_MAJOR}.${PROTOCOL_MINOR}`,
+          runtime: runtimeName(),
+        },
+        200,
+      ),
+  );
+
+  app.get("/livez", (c) => c.text("ok\n"));
+
+  app.get("/readyz", async (c) => {
+    if (signal.aborted) throw new RelayError("RELAY_DRAINING", "the relay is going down");
+    await database.ping();
+    return c.text("ok\n");
+  });
+
+  const localOrAdmin = createMiddleware<AppEnv>(async (c, next) => {
+    // A proxy on this host speaks for somebody else, and says so.
+    const forwarded = c.req.header("x-forwarded-for") ?? c.req.header("forwarded");
+    const address = remoteAddressOf(c);
+    const local = address === "::1" || address.startsWith("127.");
+    if (local && forwarded === undefined) return await next();
+    return await auth(c, () => requireScope("admin")(c, next).then(() => {}));
+  });
+
+  app.get("/metrics", localOrAdmin, async (c) => {
+    // A database that is down is no reason to hide the other numbers; its own counter says so.
+    const byState = await countByState(database).catch(() => undefined);
+    if (byState !== undefined) metrics.setSessions(byState);
+    return c.body(await metrics.render(), 200, { "content-type": metrics.contentType });
+  });
+
+  app.get("*", async (c, next) => {
+    const file = dependencies.console.get(c.req.path);
+    if (file === undefined) {
+      return c.req.path === "/" ? c.text(CONSOLE_MISSING) : await next();
+    }
+    return c.body(file.bytes, 200, {
+      "content-type": file.contentType,
+      "cache-control": file.immutable ? "public, max-age=31536000, immutable" : "no-cache",
+    });
+  });
+
+  return app;
+}
+
+/** A body of another type is refused before anybody reads it. */
+const jsonOnly = createMiddleware<AppEnv>(async (c, next) => {
+  const { method } = c.req;
+  if (method !== "GET" && method !== "HEAD") {
+    const contentType = c.req.header("content-type");
+    const hasBody = contentType !== undefined || c.req.raw.body !== null;
+    const mediaType = contentType?.split(";")[0]?.trim().toLowerCase();
+    if (hasBody && mediaType !== "application/json") {
+      // A client that sends no body at all may well announce its length.
+      const empty = contentType === undefined && (c.req.header("content-length") ?? "0") === "0";
+      if (!empty || c.req.header("transfer-encoding") !== undefined) {
+        throw new RelayError("MEDIA_TYPE_UNSUPPORTED", "send application/json");
+      }
+    }
+  }
+  await next();
+});
