@@ -213,7 +213,7 @@ class MemoryStream implements ByteStream {
 
   abort(code: ProtocolErrorCode, reason: string): void {
     if (!this.#fail(code, reason)) return;
-    this.#deliver((other) => other.#fail(code, reason));
+    this.#deliver((other) => other.#fail(code === "OK" ? "LINK_CLOSED" : code, reason));
   }
 
   /** The link is gone: nothing more arrives, not even what is in flight. */

@@ -7,15 +7,12 @@ import { createHash, timingSafeEqual } from "node:crypto";
 import { connect as connectTcp, isIP, type Socket } from "node:net";
 import * as tls from "node:tls";
 import WebSocket from "ws";
-import { ProtocolError, type ProtocolErrorCode } from "../../relay/protocol/errors.ts";
-import { PREFACE_DEADLINE_MS } from "../../relay/protocol/limits.ts";
-import { messageOf } from "../../relay/protocol/web-stream.ts";
 import {
   WEBSOCKET_FRAGMENTS_MAX,
   WEBSOCKET_MESSAGE_BYTES_MAX,
   websocketToByteStream,
 } from "../../relay/protocol/websocket-stream.ts";
-import type { ByteStream, CloseInfo } from "../../relay/protocol/stream.ts";
+import type { ByteStream } from "../../relay/protocol/stream.ts";
 import {
   LINK_PATH,
   cancelled,
@@ -25,14 +22,12 @@ import {
   parseRelayUrl,
   type RelayAddress,
 } from "./address.ts";
+import { DIAL_DEADLINE_MS, openConnectionLink, type OpenLimits } from "./connection-link.ts";
 import { LinkError } from "./errors.ts";
 import type { Dial, DialOptions, Link } from "./link.ts";
 
-export const DIAL_DEADLINE_MS = 10_000;
 /** Idle time before TCP asks whether the other side is there. */
 const KEEPALIVE_MS = 15_000;
-/** The first connection is made with the link; past this age the relay has given up on its preface. */
-const SPARE_AGE_MAX_MS = PREFACE_DEADLINE_MS / 2;
 
 /** Opens the connection that TLS then runs over; for proxies, and for tests. */
 export type ConnectTcp = (address: RelayAddress) => Socket;
@@ -44,14 +39,15 @@ export interface WebSocketDialOptions extends DialOptions {
 /** Makes the first stream's connection at once, so that an unreachable relay is an error here. */
 export const dialWebSocket = async (options: WebSocketDialOptions): Promise<Link> => {
   const address = parseRelayUrl(options.url);
-  const deadlineMs = options.deadlineMs ?? DIAL_DEADLINE_MS;
   const dialer: Dialer = {
     address,
     certificateHashes: options.certificateHashes,
     connectTcp: options.connectTcp ?? directTcp,
   };
-  const first = await openWebSocket(dialer, deadlineMs, options.signal);
-  return new WebSocketLink(dialer, first);
+  return openConnectionLink("websocket", (limits) => openWebSocket(dialer, limits), {
+    deadlineMs: options.deadlineMs ?? DIAL_DEADLINE_MS,
+    signal: options.signal,
+  });
 };
 dialWebSocket satisfies Dial;
 
@@ -61,92 +57,9 @@ interface Dialer {
   readonly connectTcp: ConnectTcp;
 }
 
-class WebSocketLink implements Link {
-  readonly kind = "websocket";
-  readonly closed: Promise<CloseInfo>;
-  readonly #dialer: Dialer;
-  readonly #streams = new Set<ByteStream>();
-  readonly #dialing = new AbortController();
-  #resolveClosed: (info: CloseInfo) => void = () => {};
-  #spare: { readonly stream: ByteStream; readonly madeAt: number } | null;
-  #over: CloseInfo | null = null;
-
-  constructor(dialer: Dialer, first: ByteStream) {
-    this.#dialer = dialer;
-    this.closed = new Promise((resolve) => {
-      this.#resolveClosed = resolve;
-    });
-    this.#spare = { stream: first, madeAt: performance.now() };
-    void first.closed.then(() => {
-      if (this.#spare?.stream === first) this.#spare = null;
-    });
-  }
-
-  async openStream(): Promise<ByteStream> {
-    this.#throwIfOver();
-    const spare = this.#spare;
-    this.#spare = null;
-    if (spare !== null) {
-      if (performance.now() - spare.madeAt < SPARE_AGE_MAX_MS) return this.#keep(spare.stream);
-      spare.stream.abort("OK", "not used");
-    }
-    let stream;
-    try {
-      stream = await openWebSocket(this.#dialer, DIAL_DEADLINE_MS, this.#dialing.signal);
-    } catch (error) {
-      this.#throwIfOver();
-      const late = error instanceof LinkError && error.code === "DEADLINE_EXCEEDED";
-      throw new ProtocolError(late ? "DEADLINE_EXCEEDED" : "LINK_CLOSED", messageOf(error), {
-        cause: error,
-      });
-    }
-    if (this.#over !== null) {
-      stream.abort("LINK_CLOSED", "the link was closed");
-      this.#throwIfOver();
-    }
-    return this.#keep(stream);
-  }
-
-  async close(code: ProtocolErrorCode, reason: string): Promise<void> {
-    if (this.#over === null) this.#end({ code, reason });
-    await this.closed;
-  }
-
-  /**
-   * A stream that the other side aborts is over, and the link goes on. A connection that is lost takes
-   * the link with it once none is left: the next one may go another way, but nothing says so.
-   */
-  #keep(stream: ByteStream): ByteStream {
-    this.#streams.add(stream);
-    void stream.closed.then((info) => {
-      this.#streams.delete(stream);
-      if (info.code === "LINK_CLOSED" && this.#streams.size === 0 && this.#over === null) {
-        this.#end(info);
-      }
-    });
-    return stream;
-  }
-
-  #end(info: CloseInfo): void {
-    this.#over = info;
-    this.#dialing.abort();
-    const code = info.code === "OK" ? "LINK_CLOSED" : info.code;
-    this.#spare?.stream.abort(code, info.reason);
-    this.#spare = null;
-    for (const stream of this.#streams) stream.abort(code, info.reason);
-    this.#resolveClosed(info);
-  }
-
-  #throwIfOver(): void {
-    if (this.#over === null) return;
-    throw new ProtocolError("LINK_CLOSED", `the link is closed: ${this.#over.reason}`);
-  }
-}
-
 async function openWebSocket(
   dialer: Dialer,
-  deadlineMs: number,
-  signal: AbortSignal | undefined,
+  { deadlineMs, signal }: OpenLimits,
 ): Promise<ByteStream> {
   const { address } = dialer;
   if (signal?.aborted === true) throw cancelled(address, signal.reason);

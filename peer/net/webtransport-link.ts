@@ -1,17 +1,16 @@
 /**
- * A link over WebTransport: one session, a bidirectional stream for each stream.
+ * A link over WebTransport: one session per stream (see `connection-link.ts` for why).
  *
  * @module
  */
-import { ProtocolError, ProtocolErrorNumber } from "../../relay/protocol/errors.ts";
-import type { ProtocolErrorCode } from "../../relay/protocol/errors.ts";
+import { ProtocolErrorNumber } from "../../relay/protocol/errors.ts";
+import type { ByteStream } from "../../relay/protocol/stream.ts";
 import {
   messageOf,
   sessionEnd,
   webStreamToByteStream,
   type WebTransportSessionLike,
 } from "../../relay/protocol/web-stream.ts";
-import type { ByteStream, CloseInfo } from "../../relay/protocol/stream.ts";
 import {
   LINK_PATH,
   cancelled,
@@ -19,16 +18,17 @@ import {
   connectionError,
   deadlineExceeded,
   parseRelayUrl,
+  type RelayAddress,
 } from "./address.ts";
+import { DIAL_DEADLINE_MS, openConnectionLink, type OpenLimits } from "./connection-link.ts";
 import { LinkError } from "./errors.ts";
 import type { Dial, DialOptions, Link } from "./link.ts";
 import { loadWebTransportClient, type WebTransportClient } from "./webtransport.ts";
 
-const DIAL_DEADLINE_MS = 10_000;
-/** A stream opens at once unless the other side's limit of streams is reached. */
-const OPEN_DEADLINE_MS = 10_000;
-/** What a session's close may take to reach the other side. */
-const CLOSE_DEADLINE_MS = 2_000;
+/** Closing a session drops what is on its way: after an orderly end it stays so long for the last bytes. */
+const LINGER_MS = 2_000;
+/** QUIC drops a connection that is silent for 30 s, and not every library pings by itself. */
+const KEEPALIVE_MS = 8_000;
 
 export interface WebTransportDialOptions extends DialOptions {
   /** Default: what `loadWebTransportClient` finds. */
@@ -37,21 +37,36 @@ export interface WebTransportDialOptions extends DialOptions {
 
 export const dialWebTransport = async (options: WebTransportDialOptions): Promise<Link> => {
   const address = parseRelayUrl(options.url);
-  const deadlineMs = options.deadlineMs ?? DIAL_DEADLINE_MS;
-  const { signal } = options;
-  if (signal?.aborted === true) throw cancelled(address, signal.reason);
   const client = options.client ?? (await loadWebTransportClient());
   if ("unavailable" in client) {
     throw new LinkError(
       "LINK_KIND_UNAVAILABLE",
-      `no WebTransport here (${client.unavailable}): use --transport websocket`,
+      `no WebTransport here (${client.unavailable}): use WebSocket`,
     );
   }
-  const session = client.connect(
-    `https://${address.text}${LINK_PATH}`,
-    options.certificateHashes,
-  );
-  session.closed.catch(() => {});
+  const target = { address, client, certificateHashes: options.certificateHashes };
+  return openConnectionLink("webtransport", (limits) => openSession(target, limits), {
+    deadlineMs: options.deadlineMs ?? DIAL_DEADLINE_MS,
+    signal: options.signal,
+  });
+};
+dialWebTransport satisfies Dial;
+
+interface Target {
+  readonly address: RelayAddress;
+  readonly client: WebTransportClient;
+  readonly certificateHashes: readonly Uint8Array[];
+}
+
+/** A session with its one stream. */
+async function openSession(
+  { address, client, certificateHashes }: Target,
+  { deadlineMs, signal }: OpenLimits,
+): Promise<ByteStream> {
+  if (signal?.aborted === true) throw cancelled(address, signal.reason);
+  const url = `https://${address.text}${LINK_PATH}`;
+  const session = client.connect(url, certificateHashes);
+  const ended = sessionEnd(session);
   let stop: (error: LinkError) => void = () => {};
   const stopped = new Promise<never>((_resolve, reject) => {
     stop = reject;
@@ -61,87 +76,44 @@ export const dialWebTransport = async (options: WebTransportDialOptions): Promis
   signal?.addEventListener("abort", onAbort, { once: true });
   try {
     await Promise.race([session.ready, stopped]);
+    const opening = session.createBidirectionalStream();
+    const pair = await Promise.race([opening, stopped]);
+    const stream = webStreamToByteStream(pair, { ...client.streamOptions, sessionEnd: ended });
+    const stopPings = keepAlive(session);
+    void ended.then(stopPings);
+    void stream.closed.then(({ code, reason }) => {
+      stopPings();
+      const close = (): void => closeSession(session, ProtocolErrorNumber[code], reason);
+      if (code !== "OK") return close();
+      const linger = setTimeout(close, LINGER_MS);
+      void ended.then(() => clearTimeout(linger));
+    });
+    return stream;
   } catch (error) {
-    closeSession(session, ProtocolErrorNumber.LINK_CLOSED, "not wanted any more");
     session.ready.catch(() => {});
+    closeSession(session, ProtocolErrorNumber.LINK_CLOSED, "not wanted any more");
     if (error instanceof LinkError) throw error;
-    const pinned = options.certificateHashes.length > 0;
+    const pinned = certificateHashes.length > 0;
     if (pinned && isCertificateError(error)) throw certificateMismatch(address);
     throw connectionError(address, error);
   } finally {
     clearTimeout(timer);
     signal?.removeEventListener("abort", onAbort);
   }
-  return new WebTransportLink(session, client);
-};
-dialWebTransport satisfies Dial;
+}
 
-class WebTransportLink implements Link {
-  readonly kind = "webtransport";
-  readonly closed: Promise<CloseInfo>;
-  readonly #session: WebTransportSessionLike;
-  readonly #client: WebTransportClient;
-  #resolveClosed: (info: CloseInfo) => void = () => {};
-  #lost: ProtocolError | null = null;
-  #opened = 0;
-
-  constructor(session: WebTransportSessionLike, client: WebTransportClient) {
-    this.#session = session;
-    this.#client = client;
-    this.closed = new Promise((resolve) => {
-      this.#resolveClosed = resolve;
-    });
-    void sessionEnd(session).then((error) => this.#end(error));
-  }
-
-  async openStream(): Promise<ByteStream> {
-    if (this.#lost !== null) throw new ProtocolError("LINK_CLOSED", this.#lost.message);
-    const opening = this.#session.createBidirectionalStream();
-    let timer;
-    const late = new Promise<null>((resolve) => {
-      timer = setTimeout(() => resolve(null), OPEN_DEADLINE_MS);
-    });
-    try {
-      const pair = await Promise.race([opening, late]);
-      if (pair !== null) {
-        this.#opened += 1;
-        return webStreamToByteStream(pair, {
-          ...this.#client.streamOptions,
-          sessionError: () => this.#lost,
-        });
-      }
-    } catch (error) {
-      throw new ProtocolError("LINK_CLOSED", messageOf(error), { cause: error });
-    } finally {
-      clearTimeout(timer);
-    }
-    opening.then(
-      (pair) => webStreamToByteStream(pair).abort("DEADLINE_EXCEEDED", "opened too late"),
-      () => {},
-    );
-    throw new ProtocolError(
-      "DEADLINE_EXCEEDED",
-      `no stream after ${OPEN_DEADLINE_MS} ms; ${this.#opened} were opened on this link`,
-    );
-  }
-
-  async close(code: ProtocolErrorCode, reason: string): Promise<void> {
-    if (this.#lost === null) {
-      closeSession(this.#session, ProtocolErrorNumber[code], reason);
-      this.#end(new ProtocolError(code, reason));
-    }
-    let timer;
-    const late = new Promise<void>((resolve) => {
-      timer = setTimeout(resolve, CLOSE_DEADLINE_MS);
-    });
-    await Promise.race([sessionEnd(this.#session), late]);
-    clearTimeout(timer);
-  }
-
-  #end(error: ProtocolError): void {
-    this.#lost ??= error;
-    this.#resolveClosed({ code: this.#lost.code, reason: this.#lost.message });
-  }
+/** A datagram makes the other side answer; nobody reads it. */
+function keepAlive(session: WebTransportSessionLike): () => void {
+  const { datagrams } = session;
+  const writable = datagrams?.writable ?? datagrams?.createWritable?.();
+  if (writable === undefined) return () => {};
+  const writer = writable.getWriter();
+  writer.closed.catch(() => {});
+  const timer = setInterval(() => {
+    // A session that is over says so elsewhere.
+    writer.write(Uint8Array.of(0)).catch(() => {});
+  }, KEEPALIVE_MS);
+  return () => clearInterval(timer);
 }
 
 function closeSession(session: WebTransportSessionLike, closeCode: number, reason: string): void {

@@ -12,8 +12,10 @@ import {
   type ProtocolErrorCode,
 } from "./errors.ts";
 import { STREAM_BUFFER_BYTES_MAX } from "./limits.ts";
-import type { ByteStream } from "./stream.ts";
+import type { ByteStream, CloseInfo } from "./stream.ts";
 
+/** The end of a session and the errors of its streams come in no fixed order: wait so long for the former. */
+const SESSION_END_WAIT_MS = 100;
 /** Larger writes are split, so that no implementation has to buffer one whole. */
 const WRITE_BYTES_MAX = 256 * 1024;
 
@@ -50,14 +52,19 @@ export interface WebTransportSessionLike {
   readonly closed: Promise<WebTransportCloseLike>;
   readonly incomingBidirectionalStreams: ReadableLike<WebStreamPair>;
   createBidirectionalStream(): Promise<WebStreamPair>;
+  /** Either name for the sending half, by the age of the draft that was implemented. */
+  readonly datagrams?: {
+    readonly writable?: { getWriter(): WriterLike };
+    createWritable?(): { getWriter(): WriterLike };
+  };
   close(info: { closeCode: number; reason: string }): void;
 }
 
 export interface WebStreamOptions {
   /** The error whose code the implementation puts into RESET_STREAM; default: one that has the field. */
   readonly resetError?: (code: number, message: string) => Error;
-  /** Why the session ended, once it has; explains the errors of its streams. */
-  readonly sessionError?: () => ProtocolError | null;
+  /** Why the session ended, once it has; explains the errors of its streams that carry no code. */
+  readonly sessionEnd?: Promise<ProtocolError>;
 }
 
 export function webStreamToByteStream(
@@ -101,6 +108,7 @@ class WebByteStream implements ByteStream {
   readonly #life = new StreamLife();
   readonly #sending = new SendWindow(STREAM_BUFFER_BYTES_MAX);
   #ending: Promise<void> | null = null;
+  #failing: Promise<void> | null = null;
 
   constructor(pair: WebStreamPair, options: WebStreamOptions) {
     this.#reader = pair.readable.getReader();
@@ -108,11 +116,11 @@ class WebByteStream implements ByteStream {
     this.#options = options;
     this.#reader.closed.then(
       () => this.#life.readOver(),
-      (error: unknown) => this.#fail(error),
+      (error: unknown) => void this.#fail(error),
     );
     this.#writer.closed.then(
       () => this.#life.writeOver(),
-      (error: unknown) => this.#fail(error),
+      (error: unknown) => void this.#fail(error),
     );
   }
 
@@ -127,7 +135,7 @@ class WebByteStream implements ByteStream {
       try {
         result = await this.#reader.read();
       } catch (error) {
-        this.#fail(error);
+        await this.#fail(error);
         throw this.#life.overError();
       }
       // An abort of ours cancels the reader, which answers a waiting read with `done`.
@@ -162,8 +170,7 @@ class WebByteStream implements ByteStream {
     this.#writer.write(bytes).then(
       () => this.#sending.taken(bytes.length),
       (error: unknown) => {
-        this.#sending.taken(bytes.length);
-        this.#fail(error);
+        void this.#fail(error).then(() => this.#sending.taken(bytes.length));
       },
     );
   }
@@ -173,26 +180,38 @@ class WebByteStream implements ByteStream {
     try {
       await this.#writer.close();
     } catch (error) {
-      this.#fail(error);
+      await this.#fail(error);
       throw this.#life.overError();
     }
     this.#life.writeOver();
   }
 
   /** One direction is broken, so both are: nothing above reads half of a broken stream. */
-  #fail(cause: unknown): void {
+  #fail(cause: unknown): Promise<void> {
+    this.#failing ??= this.#explain(cause).then(({ code, reason }) => {
+      const error = this.#life.fail(code, reason);
+      if (error === null) return;
+      this.#sending.fail(error);
+      this.#release(error.number, error.message);
+    });
+    return this.#failing;
+  }
+
+  async #explain(cause: unknown): Promise<CloseInfo> {
     const reset = resetCodeOf(cause);
-    const session = this.#options.sessionError?.() ?? null;
-    const error =
-      reset === null && session !== null
-        ? this.#life.fail(session.code, session.message)
-        : this.#life.fail(
-            reset === null || reset === 0 ? "LINK_CLOSED" : protocolErrorCode(reset),
-            reset === null ? messageOf(cause) : "the other side reset the stream",
-          );
-    if (error === null) return;
-    this.#sending.fail(error);
-    this.#release(error.number, error.message);
+    if (reset !== null && reset !== ProtocolErrorNumber.OK) {
+      return { code: protocolErrorCode(reset), reason: "the other side reset the stream" };
+    }
+    if (this.#options.sessionEnd !== undefined) {
+      let timer;
+      const late = new Promise<null>((resolve) => {
+        timer = setTimeout(() => resolve(null), SESSION_END_WAIT_MS);
+      });
+      const ended = await Promise.race([this.#options.sessionEnd, late]);
+      clearTimeout(timer);
+      if (ended !== null) return { code: ended.code, reason: ended.message };
+    }
+    return { code: "LINK_CLOSED", reason: messageOf(cause) };
   }
 
   #release(number: number, message: string): void {

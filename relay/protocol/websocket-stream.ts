@@ -45,7 +45,9 @@ export function websocketToByteStream(socket: WebSocketLike): ByteStream {
 
 /** What a close code from the wire says. `OK` is an orderly end. */
 export function websocketCloseMeaning(code: number): ProtocolErrorCode {
-  if (code >= CLOSE_CODE_BASE && code < CLOSE_CODE_BASE + 1000) {
+  // An abort is never an orderly end, whatever its code.
+  if (code === CLOSE_CODE_BASE) return "LINK_CLOSED";
+  if (code > CLOSE_CODE_BASE && code < CLOSE_CODE_BASE + 1000) {
     return protocolErrorCode(code - CLOSE_CODE_BASE);
   }
   switch (code) {

@@ -15,7 +15,7 @@ import { createServer as createHttpsServer, type Server as HttpsServer } from "n
 import type { AddressInfo, Server as NetServer, Socket } from "node:net";
 import type { Duplex } from "node:stream";
 import { WebSocketServer } from "ws";
-import { ProtocolErrorNumber, type ProtocolError } from "../protocol/errors.ts";
+import { ProtocolErrorNumber } from "../protocol/errors.ts";
 import { PREFACE_DEADLINE_MS } from "../protocol/limits.ts";
 import { messageOf, sessionEnd, webStreamToByteStream } from "../protocol/web-stream.ts";
 import {
@@ -37,12 +37,14 @@ import {
 export const HEADER_BYTES_MAX = 16 * 1024;
 /** TCP connections of a listener unless it is told otherwise. */
 export const CONNECTIONS_MAX = 10_000;
-/** WebTransport sessions of a listener unless it is told otherwise. */
-export const WEBTRANSPORT_SESSIONS_MAX = 2_000;
+/** WebTransport sessions of a listener unless it is told otherwise; our own peers open one per stream. */
+export const WEBTRANSPORT_SESSIONS_MAX = 10_000;
 /** Open streams of one WebTransport session; what the QUIC libraries allow at once is about this. */
 export const WEBTRANSPORT_STREAMS_MAX = 256;
 /** Idle time before TCP asks whether the other side is there. */
 const KEEPALIVE_MS = 15_000;
+/** What telling the peers may take when the listener closes. */
+const CLOSE_DEADLINE_MS = 1_000;
 /** A free TCP port whose UDP twin is taken is given back and another asked for. */
 const PORT_ATTEMPTS_MAX = 8;
 
@@ -158,8 +160,9 @@ function makeListener(parts: {
   const close = async (): Promise<void> => {
     const down = [closed(parts.https)];
     if (parts.plain !== null) down.push(closed(parts.plain));
-    parts.sessions.closeAll();
     for (const socket of parts.sockets) socket.destroy();
+    // The listener's own close says nothing to the peers, who would wait out QUIC's 30 s.
+    await parts.sessions.closeAll();
     if (parts.webTransport !== null) down.push(parts.webTransport.close());
     await Promise.all(down);
   };
@@ -323,51 +326,60 @@ class SessionTable {
     });
   }
 
-  closeAll(): void {
-    for (const session of this.#open) {
+  /** Resolves when every peer was told, within a bound. */
+  async closeAll(): Promise<void> {
+    const open = [...this.#open];
+    for (const session of open) {
       refuse(session, ProtocolErrorNumber.RELAY_DRAINING, "the relay is stopping");
     }
+    await Promise.race([Promise.all(open.map(sessionEnd)), delay(CLOSE_DEADLINE_MS)]);
   }
 
   async #serve(incoming: WebTransportIncoming): Promise<void> {
     const { session, remoteAddress } = incoming;
     const connectionId = randomUUID();
-    let lost: ProtocolError | null = null;
-    const over = sessionEnd(session).then((error) => {
-      lost = error;
+    const idleMs = this.#options.handshakeDeadlineMs ?? PREFACE_DEADLINE_MS;
+    const tooIdle = (): void =>
+      refuse(session, ProtocolErrorNumber.DEADLINE_EXCEEDED, "no stream was opened in time");
+    let lost = false;
+    const ended = sessionEnd(session).then((error) => {
+      lost = true;
       this.#open.delete(session);
+      return error;
     });
-    const deadline = setTimeout(
-      () => refuse(session, ProtocolErrorNumber.DEADLINE_EXCEEDED, "no stream was opened in time"),
-      this.#options.handshakeDeadlineMs ?? PREFACE_DEADLINE_MS,
-    );
+    let idle = setTimeout(tooIdle, idleMs);
     let streamsOpen = 0;
-    const streamOptions = { ...incoming.streamOptions, sessionError: () => lost };
+    const streamOptions = { ...incoming.streamOptions, sessionEnd: ended };
     try {
       const reader = session.incomingBidirectionalStreams.getReader();
       for (;;) {
         const { done, value: pair } = await reader.read();
         if (done || pair === undefined) break;
-        clearTimeout(deadline);
+        clearTimeout(idle);
         const stream = webStreamToByteStream(pair, streamOptions);
         if (streamsOpen >= WEBTRANSPORT_STREAMS_MAX) {
           stream.abort("LIMIT_EXCEEDED", "too many streams");
           continue;
         }
         streamsOpen += 1;
-        void stream.closed.then(() => {
+        void stream.closed.then(({ code, reason }) => {
           streamsOpen -= 1;
+          if (streamsOpen > 0 || lost) return;
+          // The session's close carries the code where a stream's reset cannot, and the reason too.
+          if (code !== "OK") return refuse(session, ProtocolErrorNumber[code], reason);
+          clearTimeout(idle);
+          idle = setTimeout(tooIdle, idleMs);
         });
         this.#options.onStream({ stream, kind: "webtransport", remoteAddress, connectionId });
       }
     } catch (error) {
-      // The end of a session that was lost; anything else is worth a line.
-      if (lost === null) await Promise.race([over, delay(100)]);
-      if (lost === null) throw error;
+      // Such is the end of a session that is lost; anything else is worth a line.
+      if (!lost) await Promise.race([ended, delay(100)]);
+      if (!lost) throw error;
     } finally {
-      clearTimeout(deadline);
+      await ended;
+      clearTimeout(idle);
     }
-    await over;
   }
 }
 
