@@ -7,7 +7,7 @@
  *
  * @module
  */
-import { StoreOutcome } from "../../native/types.ts";
+import { StoreOutcome } from "../../native/index.ts";
 import { HASH_BYTES } from "../../relay/protocol/frame.ts";
 import { MigrationError } from "../errors.ts";
 import type { ChunkStore } from "../region/region.ts";

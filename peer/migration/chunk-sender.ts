@@ -5,6 +5,7 @@
  * @module
  */
 import type { ChunkStore } from "../region/region.ts";
+import type { ChunkSet } from "./bitmap.ts";
 import type { Channel } from "./channel.ts";
 import { Latch } from "./latch.ts";
 import type { Manifest } from "./manifest.ts";
@@ -21,6 +22,8 @@ export interface ChunkSenderOptions {
   readonly region: ChunkStore;
   readonly manifest: Manifest;
   readonly schedule: PullSchedule;
+  /** Holds the chunks whose bytes are being read, while they are. */
+  readonly reading: ChunkSet;
   /** The epoch of dirty tracking now: the tag of what is read from now on. */
   readonly epoch: () => number;
   /** A fault takes its chunk out of the schedule. */
@@ -99,9 +102,10 @@ export class ChunkSender {
 
   /** @returns Payload bytes that left. */
   async #send(stream: SealedStream, indexes: Uint32Array, buffer: Uint8Array): Promise<number> {
-    const { region, manifest, epoch, onSent } = this.#options;
+    const { region, manifest, reading, epoch, onSent } = this.#options;
     // Before the read: a write during it belongs to this epoch, and its chunk comes again.
     const tag = epoch();
+    for (const index of indexes) reading.add(index);
     const { hashes, zero } = await region.read(indexes, buffer);
     const offsets = new Uint32Array(indexes.length);
     const parts: Uint8Array[] = [];
@@ -114,6 +118,7 @@ export class ChunkSender {
       const length = chunkLength(region, index);
       chunkBytesSum += length;
       manifest.set(index, tag, hashes.subarray(i * HASH_BYTES, (i + 1) * HASH_BYTES));
+      reading.delete(index);
       const slot = i * region.chunkBytes;
       if (zero[i] === 1) {
         offsets[i] = ZERO_OFFSET;

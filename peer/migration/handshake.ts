@@ -16,7 +16,7 @@
  *
  * @module
  */
-import { createHash, createHmac, hkdfSync, randomBytes, timingSafeEqual } from "node:crypto";
+import { createHash, createHmac, randomBytes, timingSafeEqual } from "node:crypto";
 import { Aes256Gcm, CipherSuite, DhkemX25519HkdfSha256, HkdfSha256 } from "@hpke/core";
 import { ByteReader, ByteWriter } from "../../relay/protocol/bytes.ts";
 import type { MessageReader } from "../../relay/protocol/message-stream.ts";
@@ -151,11 +151,6 @@ export async function seederHandshake(
   const confirmation = await expect(reader, CONFIRM);
   requireConfirmation(keys.confirmLeecher, transcript, confirmation);
   return channelKeys(keys, transcript, dataStreams, context.features & features);
-}
-
-/** The key of every chunk hash of a session: both peers have it, the relay has not. */
-export function chunkHashKey(secret: Uint8Array): Uint8Array {
-  return new Uint8Array(hkdfSync("sha256", secret, "", "memferry chunk hash 1", KEY_BYTES));
 }
 
 interface ExportedKeys {

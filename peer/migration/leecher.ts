@@ -69,7 +69,8 @@ export interface LeecherOptions {
   readonly sessionId: Uint8Array;
   /** The ticket's secret. */
   readonly secret: Uint8Array;
-  readonly keyedHash: KeyedHash;
+  /** BLAKE3 keyed with the offer's key. */
+  readonly keyedHash: (hashKey: Uint8Array) => KeyedHash;
   readonly mode: Mode;
   readonly finalize: FinalizePolicy;
   readonly downtimeBudgetMs: number;
@@ -317,7 +318,10 @@ export class Leecher {
       return this.#receiver;
     }
     const destination = await this.#options.prepare(offer);
-    const manifest = new Manifest(destination.region.chunkCount, this.#options.keyedHash);
+    const manifest = new Manifest(
+      destination.region.chunkCount,
+      this.#options.keyedHash(offer.hashKey),
+    );
     destination.onFault = (indexes) => {
       this.#faults += indexes.length;
       this.#sendFaults(indexes);

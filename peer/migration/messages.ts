@@ -23,6 +23,8 @@ export interface OfferMessage {
   readonly regionName: string;
   readonly regionBytes: number;
   readonly chunkBytes: number;
+  /** 32 bytes: the key of every chunk hash of this region. */
+  readonly hashKey: Uint8Array;
 }
 
 export const MODES = ["hybrid", "precopy", "postcopy"] as const;
@@ -189,6 +191,7 @@ export type Message =
 
 export const ZERO_OFFSET = 0xffff_ffff;
 
+const HASH_KEY_BYTES = 32;
 /** `u32 index, u32 offset, 32 bytes of hash`. */
 const CHUNK_ENTRY_BYTES = 8 + HASH_BYTES;
 const CHUNKS_HEADER_BYTES = 1 + 4 + 4;
@@ -210,7 +213,7 @@ const codecs: Codecs = {
   offer: {
     number: 1,
     encode: (m, w) => {
-      w.text(m.regionName, TEXT_BYTES_MAX).u53(m.regionBytes).u32(m.chunkBytes);
+      w.text(m.regionName, TEXT_BYTES_MAX).u53(m.regionBytes).u32(m.chunkBytes).bytes(m.hashKey);
     },
     decode: (r) => {
       const regionName = r.text(TEXT_BYTES_MAX);
@@ -218,7 +221,7 @@ const codecs: Codecs = {
       const chunkBytes = within(r.u32(), CHUNK_BYTES_MIN, CHUNK_BYTES_MAX, "chunk bytes");
       if ((chunkBytes & (chunkBytes - 1)) !== 0) throw malformed(`chunk bytes ${chunkBytes}`);
       if (regionBytes / chunkBytes > 0xffff_fffe) throw malformed("more chunks than 32 bits number");
-      return { kind: "offer", regionName, regionBytes, chunkBytes };
+      return { kind: "offer", regionName, regionBytes, chunkBytes, hashKey: r.bytes(HASH_KEY_BYTES) };
     },
   },
   accept: {

@@ -61,6 +61,8 @@ export interface SeederOptions {
   readonly region: ChunkStore;
   readonly regionName: string;
   readonly dirty: DirtySource;
+  /** The key of the region's chunk hashes: the leecher gets it sealed, the relay never. */
+  readonly hashKey: Uint8Array;
   readonly keyedHash: KeyedHash;
   readonly hooks?: SeederHooks;
   readonly onEvent?: OnMigrationEvent;
@@ -81,6 +83,8 @@ export class Seeder {
   readonly #index: IndexReporter;
   readonly #wanted: ChunkSet;
   readonly #schedule: PullSchedule;
+  /** Chunks that are being read to be sent. */
+  readonly #reading: ChunkSet;
   /** Dirty sets by epoch until the leecher has acknowledged them. */
   readonly #unacknowledged = new Map<number, ChunkSet>();
   readonly #over = new AbortController();
@@ -114,6 +118,7 @@ export class Seeder {
     this.#manifest = new Manifest(region.chunkCount, keyedHash, (index) => this.#index.mark(index));
     this.#index = new IndexReporter(this.#manifest, session);
     this.#wanted = new ChunkSet(region.chunkCount);
+    this.#reading = new ChunkSet(region.chunkCount);
     this.#schedule = new PullSchedule(this.#wanted, region.chunkBytes);
   }
 
@@ -238,6 +243,7 @@ export class Seeder {
       region,
       manifest: this.#manifest,
       schedule: this.#schedule,
+      reading: this.#reading,
       epoch: () => this.#epoch,
       unschedule: (index) => this.#wanted.delete(index),
       onSent: (chunks, zeroChunks, bytes) => {
@@ -257,6 +263,7 @@ export class Seeder {
         regionName,
         regionBytes: region.bytes,
         chunkBytes: region.chunkBytes,
+        hashKey: this.#options.hashKey,
       });
       await Promise.race(tasks);
     } finally {
@@ -343,8 +350,7 @@ export class Seeder {
   async #track(): Promise<void> {
     if (this.#epoch > 0) return;
     this.#setPhase("tracking");
-    // What was written before belongs to the first pass, which sends everything.
-    await this.#options.dirty.collect();
+    await this.#options.dirty.begin();
     this.#epoch = 1;
     this.#startedAtMs = performance.now();
     this.#collectedAtMs = this.#startedAtMs;
@@ -419,9 +425,14 @@ export class Seeder {
     return turn;
   }
 
+  readonly #sentHash = (index: number): Uint8Array | undefined =>
+    this.#reading.has(index) || !this.#manifest.isKnown(index)
+      ? undefined
+      : this.#manifest.hash(index);
+
   async #collect(): Promise<ChunkSet> {
     const { dirty, region } = this.#options;
-    const set = ChunkSet.from(await dirty.collect(), region.chunkCount);
+    const set = ChunkSet.from(await dirty.collect(this.#sentHash), region.chunkCount);
     const now = performance.now();
     const seconds = Math.max(1, now - this.#collectedAtMs) / 1000;
     this.#collectedAtMs = now;

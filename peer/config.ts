@@ -1,0 +1,103 @@
+/**
+ * The user's memferry configuration: which relays there are, how to know them, and the key for each.
+ *
+ * `memferry relay` writes it for the user who started it, `memferry login` for anyone else. It holds a key, so
+ * its mode is 0600. The only reader of the environment on the peer's side.
+ *
+ * @module
+ */
+import { mkdir, readFile, rename, rm, writeFile } from "node:fs/promises";
+import { homedir } from "node:os";
+import { dirname, join } from "node:path";
+import { MigrationError } from "./errors.ts";
+
+export interface RelayEntry {
+  /** `https://host:port` */
+  readonly url: string;
+  /** Hexadecimal SHA-256; empty if the system's trust store decides. */
+  readonly certificateHashes: readonly string[];
+  readonly key?: string;
+}
+
+export interface UserConfig {
+  readonly relays: readonly RelayEntry[];
+  /** The URL of the relay that is meant when none is named. */
+  readonly default?: string;
+}
+
+const VERSION = 1;
+
+export interface PeerEnvironment {
+  readonly configFile: string;
+  /** `MEMFERRY_KEY` */
+  readonly key: string | undefined;
+  readonly colour: boolean;
+}
+
+export function peerEnvironment(
+  env: Readonly<Record<string, string | undefined>> = process.env,
+): PeerEnvironment {
+  const base = env["XDG_CONFIG_HOME"] ?? join(env["HOME"] ?? homedir(), ".config");
+  return {
+    configFile: join(base, "memferry", "config.json"),
+    key: env["MEMFERRY_KEY"],
+    colour: env["NO_COLOR"] === undefined && env["TERM"] !== "dumb",
+  };
+}
+
+/** An absent file is an empty configuration. @throws MigrationError `USAGE` if it cannot be understood */
+export async function readUserConfig(file: string): Promise<UserConfig> {
+  let text;
+  try {
+    text = await readFile(file, "utf8");
+  } catch (cause) {
+    if (cause instanceof Error && "code" in cause && cause.code === "ENOENT") return { relays: [] };
+    throw new MigrationError("USAGE", `${file} cannot be read: give --relay and --key-file instead`, {
+      cause,
+    });
+  }
+  try {
+    return checkedConfig(JSON.parse(text));
+  } catch (cause) {
+    throw new MigrationError(
+      "USAGE",
+      `${file} is damaged: delete it and run \`memferry login URL\` again`,
+      { cause },
+    );
+  }
+}
+
+/** Adds or replaces one relay and makes it the default. */
+export async function saveRelay(file: string, entry: RelayEntry): Promise<void> {
+  const config = await readUserConfig(file);
+  const others = config.relays.filter((relay) => relay.url !== entry.url);
+  const next = { version: VERSION, relays: [...others, entry], default: entry.url };
+  await mkdir(dirname(file), { recursive: true, mode: 0o700 });
+  const temporary = `${file}.${process.pid}.tmp`;
+  try {
+    await writeFile(temporary, `${JSON.stringify(next, null, 2)}\n`, { mode: 0o600 });
+    await rename(temporary, file);
+  } finally {
+    await rm(temporary, { force: true });
+  }
+}
+
+function checkedConfig(value: unknown): UserConfig {
+  if (!isRecord(value) || !Array.isArray(value["relays"])) throw new Error("no list of relays");
+  const relays = value["relays"].map((entry: unknown): RelayEntry => {
+    if (!isRecord(entry) || typeof entry["url"] !== "string") throw new Error("a relay has no url");
+    const hashes: unknown = entry["certificateHashes"] ?? [];
+    if (!Array.isArray(hashes) || !hashes.every((hash) => typeof hash === "string")) {
+      throw new Error("certificateHashes are not texts");
+    }
+    const key = entry["key"];
+    const relay = { url: entry["url"], certificateHashes: hashes };
+    return typeof key === "string" ? { ...relay, key } : relay;
+  });
+  const preferred = value["default"];
+  return typeof preferred === "string" ? { relays, default: preferred } : { relays };
+}
+
+function isRecord(value: unknown): value is Record<string, unknown> {
+  return typeof value === "object" && value !== null;
+}

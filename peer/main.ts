@@ -1,0 +1,120 @@
+/**
+ * The `memferry` command.
+ *
+ * @module
+ */
+import { spawn } from "node:child_process";
+import { existsSync } from "node:fs";
+import { fileURLToPath } from "node:url";
+import { messageOf } from "../relay/protocol/errors.ts";
+import {
+  commandHelp,
+  parseCommand,
+  type Arguments,
+  type CommandSpec,
+} from "./cli/command-line.ts";
+import { ExitCode, type ExitCodeValue } from "./cli/exit-code.ts";
+import { errorCode } from "./cli/failure.ts";
+import { leech, leechSpec } from "./cli/leech.ts";
+import { login, loginSpec } from "./cli/login.ts";
+import { Output } from "./cli/output.ts";
+import { seed, seedSpec } from "./cli/seed.ts";
+import { sessions, sessionsSpec } from "./cli/sessions.ts";
+import { peerEnvironment } from "./config.ts";
+import { MigrationError } from "./errors.ts";
+import { VERSION } from "./version.ts";
+
+interface Command {
+  readonly spec: CommandSpec;
+  run(args: Arguments, output: Output): Promise<ExitCodeValue>;
+}
+
+const COMMANDS: Readonly<Record<string, Command>> = {
+  seed: { spec: seedSpec, run: seed },
+  leech: { spec: leechSpec, run: leech },
+  sessions: { spec: sessionsSpec, run: sessions },
+  login: { spec: loginSpec, run: login },
+};
+
+const HELP = `memferry moves a live memory region from one Linux host to another over any network,
+while the workload that uses it keeps running.
+
+Usage: memferry COMMAND [options]
+
+Commands:
+  relay      the hosted service where peers meet: REST API, dashboard, relay
+  seed       offers a region and prints a one-use ticket
+  leech      takes a region over with a ticket
+  sessions   lists, shows, finalizes and cancels sessions
+  login      makes a relay known to this user
+
+Examples:
+  # on one machine, in three terminals
+  memferry relay
+  memferry seed --file disk.img
+  memferry leech TICKET --file copy.img
+
+memferry COMMAND --help tells more. Exit status: 0 done; 1 failed, the source still owns the region;
+2 usage; 3 failed after the commit, with what to do next.
+`;
+
+process.exitCode = await main(process.argv.slice(2));
+
+async function main(argv: readonly string[]): Promise<number> {
+  const [name, ...rest] = argv;
+  if (name === undefined || name === "help" || name === "--help" || name === "-h") {
+    process.stdout.write(HELP);
+    return name === undefined ? ExitCode.usage : ExitCode.done;
+  }
+  if (name === "--version" || name === "version") {
+    process.stdout.write(`memferry ${VERSION}\n`);
+    return ExitCode.done;
+  }
+  if (name === "relay") return await relay(rest);
+  const output = new Output({
+    json: rest.includes("--json"),
+    quiet: rest.includes("--quiet"),
+    colour: peerEnvironment().colour,
+  });
+  const command = Object.hasOwn(COMMANDS, name) ? COMMANDS[name] : undefined;
+  if (command === undefined) {
+    output.error("USAGE", `"${name}" is not a command: see memferry --help`);
+    return ExitCode.usage;
+  }
+  if (rest.includes("--help") || rest.includes("-h")) {
+    process.stdout.write(commandHelp(command.spec));
+    return ExitCode.done;
+  }
+  try {
+    const status = await command.run(parseCommand(command.spec, rest), output);
+    return status;
+  } catch (error) {
+    output.error(errorCode(error), messageOf(error));
+    return error instanceof MigrationError && error.code === "USAGE" ? ExitCode.usage : ExitCode.failed;
+  }
+}
+
+/** The relay is a program of its own, which a peer does not load: it runs in its own process. */
+async function relay(argv: readonly string[]): Promise<number> {
+  const candidates = ["../relay/main.ts", "../relay/main.js"];
+  const program = candidates
+    .map((candidate) => fileURLToPath(new URL(candidate, import.meta.url)))
+    .find((path) => existsSync(path));
+  if (program === undefined) {
+    process.stderr.write("memferry: the relay is not part of this installation: install memferry anew\n");
+    return ExitCode.failed;
+  }
+  const child = spawn(process.execPath, [...process.execArgv, program, ...argv], { stdio: "inherit" });
+  const forward = (signal: NodeJS.Signals): void => {
+    child.kill(signal);
+  };
+  process.on("SIGINT", forward);
+  process.on("SIGTERM", forward);
+  return await new Promise((resolve) => {
+    child.once("error", (error) => {
+      process.stderr.write(`memferry: the relay cannot be started: ${error.message}\n`);
+      resolve(ExitCode.failed);
+    });
+    child.once("exit", (code, signal) => resolve(code ?? (signal === null ? ExitCode.failed : 128)));
+  });
+}

@@ -1,0 +1,189 @@
+/**
+ * The relay's REST API, for the command line.
+ *
+ * @module
+ */
+import * as https from "node:https";
+import { fromBase64Url } from "../../relay/protocol/bytes.ts";
+import { messageOf } from "../../relay/protocol/errors.ts";
+import { connectPinned } from "./tls.ts";
+import { LinkError } from "./errors.ts";
+import { parseRelayUrl } from "./address.ts";
+
+const RESPONSE_BYTES_MAX = 4 * 1024 * 1024;
+const REQUEST_DEADLINE_MS = 15_000;
+
+export interface RelayAccess {
+  readonly url: string;
+  readonly certificateHashes: readonly Uint8Array[];
+  readonly key: string;
+}
+
+/** The relay refused: `code` and the message are its own. */
+export class ApiError extends Error {
+  override readonly name = "ApiError";
+  readonly status: number;
+  readonly code: string;
+
+  constructor(status: number, code: string, message: string) {
+    super(message);
+    this.status = status;
+    this.code = code;
+  }
+}
+
+export interface CreatedSession {
+  readonly id: Uint8Array;
+  readonly seederToken: Uint8Array;
+  readonly leecherToken: Uint8Array;
+}
+
+/** The part of a session's body that the command line shows. */
+export interface SessionBody {
+  readonly id: string;
+  readonly name?: string | null;
+  readonly state: string;
+  readonly authority?: { readonly holder: string; readonly epoch: number };
+  readonly allowedActions?: readonly string[];
+  readonly [field: string]: unknown;
+}
+
+export class ApiClient {
+  readonly #access: RelayAccess;
+
+  constructor(access: RelayAccess) {
+    this.#access = access;
+  }
+
+  async createSession(request: {
+    readonly name: string;
+    readonly ticketTtlMs: number;
+  }): Promise<CreatedSession> {
+    const body = await this.#request("POST", "/v1/sessions", request);
+    const id = textAt(body, "session", "id");
+    return {
+      id: Uint8Array.from(Buffer.from(id.replaceAll("-", ""), "hex")),
+      seederToken: fromBase64Url(textAt(body, "tickets", "seeder", "token")),
+      leecherToken: fromBase64Url(textAt(body, "tickets", "leecher", "token")),
+    };
+  }
+
+  async listSessions(query: string): Promise<{ sessions: SessionBody[]; next: string | undefined }> {
+    const body = await this.#request("GET", `/v1/sessions${query}`);
+    if (!isRecord(body)) throw unexpected();
+    const list = body["items"] ?? body["sessions"];
+    if (!Array.isArray(list)) throw unexpected();
+    const next = body["nextCursor"];
+    return {
+      sessions: list.map(asSession),
+      next: typeof next === "string" ? next : undefined,
+    };
+  }
+
+  async getSession(id: string): Promise<SessionBody> {
+    return asSession(await this.#request("GET", `/v1/sessions/${encodeURIComponent(id)}`));
+  }
+
+  async act(id: string, action: "finalize" | "cancel"): Promise<unknown> {
+    return await this.#request("POST", `/v1/sessions/${encodeURIComponent(id)}:${action}`, {});
+  }
+
+  /** @throws LinkError, ApiError */
+  #request(method: string, path: string, body?: unknown): Promise<unknown> {
+    const { url, certificateHashes, key } = this.#access;
+    const address = parseRelayUrl(url);
+    return new Promise((resolve, reject) => {
+      const fail = (error: unknown): void => {
+        const known = error instanceof LinkError || error instanceof ApiError;
+        reject(known ? error : new LinkError("RELAY_UNREACHABLE", messageOf(error), { cause: error }));
+      };
+      connectPinned(address, certificateHashes)
+        .then((socket) => {
+          const payload = body === undefined ? undefined : JSON.stringify(body);
+          const request = https.request({
+            method,
+            path,
+            host: address.host,
+            port: address.port,
+            // Its certificate is checked: only now is the key sent.
+            createConnection: () => socket,
+            timeout: REQUEST_DEADLINE_MS,
+            headers: {
+              host: address.text,
+              authorization: `Bearer ${key}`,
+              accept: "application/json",
+              ...(payload === undefined ? {} : { "content-type": "application/json" }),
+            },
+          });
+          request.once("timeout", () => {
+            request.destroy(
+              new LinkError("DEADLINE_EXCEEDED", `the relay at ${address.text} does not answer`),
+            );
+          });
+          request.once("error", fail);
+          request.once("response", (response) => {
+            collect(response)
+              .then((text) => resolve(parseResponse(response.statusCode ?? 0, text)))
+              .catch(fail)
+              .finally(() => socket.destroy());
+          });
+          request.end(payload);
+        })
+        .catch(fail);
+    });
+  }
+}
+
+async function collect(response: AsyncIterable<Buffer>): Promise<string> {
+  const parts: Buffer[] = [];
+  let length = 0;
+  for await (const part of response) {
+    length += part.length;
+    if (length > RESPONSE_BYTES_MAX) throw unexpected();
+    parts.push(part);
+  }
+  return Buffer.concat(parts).toString("utf8");
+}
+
+/** @throws ApiError */
+function parseResponse(status: number, text: string): unknown {
+  let body: unknown;
+  try {
+    body = text === "" ? undefined : JSON.parse(text);
+  } catch {
+    throw unexpected();
+  }
+  if (status >= 200 && status < 300) return body;
+  const field = (name: string): string | undefined => {
+    const value = isRecord(body) ? body[name] : undefined;
+    return typeof value === "string" ? value : undefined;
+  };
+  const message = field("detail") ?? field("title") ?? `the relay answered with status ${status}`;
+  throw new ApiError(status, field("code") ?? `HTTP_${status}`, apiHint(status, message));
+}
+
+function apiHint(status: number, message: string): string {
+  if (status === 401) return `${message}: set MEMFERRY_KEY, give --key-file, or run \`memferry login\``;
+  return message;
+}
+
+function textAt(value: unknown, ...path: string[]): string {
+  let at = value;
+  for (const name of path) at = isRecord(at) ? at[name] : undefined;
+  if (typeof at !== "string") throw unexpected();
+  return at;
+}
+
+function asSession(value: unknown): SessionBody {
+  const id = textAt(value, "id");
+  const state = textAt(value, "state");
+  return { ...(isRecord(value) ? value : {}), id, state };
+}
+
+function isRecord(value: unknown): value is Record<string, unknown> {
+  return typeof value === "object" && value !== null && !Array.isArray(value);
+}
+
+function unexpected(): ApiError {
+  return new ApiError(0, "RESPONSE_UNEXPECTED", "what answers there does not speak the relay's API");
+}

@@ -1,0 +1,108 @@
+/**
+ * TLS to the relay, with its certificate known by hash.
+ *
+ * @module
+ */
+import { createHash, timingSafeEqual } from "node:crypto";
+import { connect as connectTcp, isIP, type Socket } from "node:net";
+import * as tls from "node:tls";
+import { certificateMismatch, connectionError, type RelayAddress } from "./address.ts";
+
+/** Idle time before TCP asks whether the other side is there. */
+const KEEPALIVE_MS = 15_000;
+
+/** Opens the connection that TLS then runs over; for proxies, and for tests. */
+export type ConnectTcp = (address: RelayAddress) => Socket;
+
+export function directTcp(address: RelayAddress): Socket {
+  return connectTcp({ host: address.host, port: address.port, autoSelectFamily: true });
+}
+
+/**
+ * The certificate is checked before the socket is given to anyone who would write to it.
+ *
+ * @param certificateHashes SHA-256 of the DER; if empty the system's trust store decides.
+ * @throws LinkError `RELAY_UNREACHABLE`, `CERTIFICATE_MISMATCH`, `CERTIFICATE_UNTRUSTED`
+ */
+export async function connectPinned(
+  address: RelayAddress,
+  certificateHashes: readonly Uint8Array[],
+  openTcp: ConnectTcp = directTcp,
+): Promise<tls.TLSSocket> {
+  const tcp = openTcp(address);
+  try {
+    return await secure(address, certificateHashes, tcp);
+  } catch (error) {
+    tcp.destroy();
+    throw connectionError(address, error);
+  }
+}
+
+function secure(
+  address: RelayAddress,
+  certificateHashes: readonly Uint8Array[],
+  tcp: Socket,
+): Promise<tls.TLSSocket> {
+  const pinned = certificateHashes.length > 0;
+  return new Promise((resolve, reject) => {
+    tcp.on("error", reject);
+    tcp.setNoDelay(true);
+    tcp.setKeepAlive(true, KEEPALIVE_MS);
+    const socket = tls.connect({
+      socket: tcp,
+      ALPNProtocols: ["http/1.1"],
+      minVersion: "TLSv1.2",
+      // Only together with the check of the hash below.
+      rejectUnauthorized: !pinned,
+      ...(pinned ? {} : { ca: trustedCertificates() }),
+      ...(isIP(address.host) === 0 ? { servername: address.host } : { host: address.host }),
+    });
+    socket.on("error", reject);
+    socket.once("close", () => {
+      reject(Object.assign(new Error("the connection was closed"), { code: "ECONNRESET" }));
+    });
+    socket.once("secureConnect", () => {
+      if (pinned && !isPinned(socket.getPeerCertificate().raw, certificateHashes)) {
+        reject(certificateMismatch(address));
+        return;
+      }
+      resolve(socket);
+    });
+  });
+}
+
+function isPinned(der: Uint8Array | undefined, hashes: readonly Uint8Array[]): boolean {
+  if (der === undefined) return false;
+  const digest = createHash("sha256").update(der).digest();
+  return hashes.some((hash) => hash.length === digest.length && timingSafeEqual(hash, digest));
+}
+
+let trusted: readonly string[] | undefined;
+
+/** What Node ships and what the system adds to it; read once, it is some hundred certificates. */
+function trustedCertificates(): string[] {
+  trusted ??=
+    typeof tls.getCACertificates === "function"
+      ? [...new Set([...tls.getCACertificates("default"), ...tls.getCACertificates("system")])]
+      : tls.rootCertificates;
+  return [...trusted];
+}
+
+/** The hash of what a server shows, trusted or not: for a person to compare. Nothing is sent to it. */
+export async function presentedCertificateHash(address: RelayAddress): Promise<Uint8Array> {
+  const socket = tls.connect({
+    host: address.host,
+    port: address.port,
+    rejectUnauthorized: false,
+    ...(isIP(address.host) === 0 ? { servername: address.host } : {}),
+  });
+  try {
+    await new Promise<void>((resolve, reject) => {
+      socket.once("secureConnect", resolve);
+      socket.once("error", (error) => reject(connectionError(address, error)));
+    });
+    return createHash("sha256").update(socket.getPeerCertificate().raw).digest();
+  } finally {
+    socket.destroy();
+  }
+}
