@@ -6,7 +6,6 @@
 import { randomUUID } from "node:crypto";
 
 import { createRoute, OpenAPIHono } from "@hono/zod-openapi";
-import { bodyLimit } from "hono/body-limit";
 import { createMiddleware } from "hono/factory";
 
 import { toHex } from "./protocol/bytes.ts";
@@ -112,14 +111,7 @@ export function createApp(dependencies: AppDependencies): App {
     problemResponse(new RelayError("NOT_FOUND", "there is nothing here"), c.get("requestId")),
   );
 
-  app.use(
-    bodyLimit({
-      maxSize: BODY_BYTES_MAX,
-      onError: () => {
-        throw new RelayError("BODY_TOO_LARGE", `a body has at most ${BODY_BYTES_MAX} bytes`);
-      },
-    }),
-  );
+  app.use(boundedBody);
 
   const auth = authenticate({ apiKeys, metrics, clock });
   app.use("/v1/*", auth, jsonOnly);
@@ -199,19 +191,26 @@ export function createApp(dependencies: AppDependencies): App {
   return app;
 }
 
+/** A body says how long it is, and the server holds it to that; one without a length is not begun. */
+const boundedBody = createMiddleware<AppEnv>(async (c, next) => {
+  if (c.req.header("transfer-encoding") !== undefined) {
+    throw new RelayError("LENGTH_REQUIRED", "send the body with its Content-Length");
+  }
+  if (Number(c.req.header("content-length") ?? "0") > BODY_BYTES_MAX) {
+    throw new RelayError("BODY_TOO_LARGE", `a body has at most ${BODY_BYTES_MAX} bytes`);
+  }
+  await next();
+});
+
 /** A body of another type is refused before anybody reads it. */
 const jsonOnly = createMiddleware<AppEnv>(async (c, next) => {
   const { method } = c.req;
   if (method !== "GET" && method !== "HEAD") {
     const contentType = c.req.header("content-type");
-    const hasBody = contentType !== undefined || c.req.raw.body !== null;
     const mediaType = contentType?.split(";")[0]?.trim().toLowerCase();
+    const hasBody = contentType !== undefined || Number(c.req.header("content-length") ?? "0") > 0;
     if (hasBody && mediaType !== "application/json") {
-      // A client that sends no body at all may well announce its length.
-      const empty = contentType === undefined && (c.req.header("content-length") ?? "0") === "0";
-      if (!empty || c.req.header("transfer-encoding") !== undefined) {
-        throw new RelayError("MEDIA_TYPE_UNSUPPORTED", "send application/json");
-      }
+      throw new RelayError("MEDIA_TYPE_UNSUPPORTED", "send application/json");
     }
   }
   await next();

@@ -33,6 +33,8 @@ export function statusOf(code: RelayErrorCode): ContentfulStatusCode {
       return 404;
     case "STATE_CONFLICT":
       return 409;
+    case "LENGTH_REQUIRED":
+      return 411;
     case "BODY_TOO_LARGE":
       return 413;
     case "MEDIA_TYPE_UNSUPPORTED":
@@ -60,6 +62,7 @@ const TITLES: Readonly<Record<number, string>> = {
   403: "Not allowed",
   404: "Not found",
   409: "Conflict",
+  411: "Length required",
   413: "Body too large",
   415: "Media type not supported",
   422: "Invalid request",

@@ -3,8 +3,6 @@
  *
  * @module
  */
-import { Buffer } from "node:buffer";
-
 import { createRoute, OpenAPIHono, z } from "@hono/zod-openapi";
 import type { Context } from "hono";
 
@@ -12,6 +10,7 @@ import { fromBase64Url, toBase64Url, toHex } from "../protocol/bytes.ts";
 import { HASH_BYTES } from "../protocol/frame.ts";
 import type { ApiKeys } from "../db/api-keys.ts";
 import type { Database } from "../db/database.ts";
+import { fromHex } from "../db/hex.ts";
 import { INDEX_CHUNKS_MAX, TICKET_LIFETIME_MS } from "../db/limits.ts";
 import type { DatabaseSessionStore } from "../db/session-store.ts";
 import {
@@ -203,7 +202,7 @@ export function sessionRoutes(options: SessionRoutesOptions): OpenAPIHono<AppEnv
 
   const mine = (c: Context<AppEnv>): ProjectSessions =>
     projectSessions(database, c.get("principal").projectId);
-  const live = (id: string): LiveSession | undefined => switchboard.live(idBytes(id));
+  const live = (id: string): LiveSession | undefined => switchboard.live(fromHex(id));
   const body = (row: SessionRow): SessionBody => sessionBody(row, live(row.id));
 
   async function find(sessions: ProjectSessions, id: string): Promise<SessionRow> {
@@ -283,7 +282,7 @@ export function sessionRoutes(options: SessionRoutesOptions): OpenAPIHono<AppEnv
       "memferry-chunk-bytes": String(chunkBytes),
     };
     if (rootHash !== null) headers["memferry-root-hash"] = toHex(rootHash);
-    const hashes = store.index.stream(idBytes(row.id));
+    const hashes = store.index.stream(fromHex(row.id));
     const stream = new ReadableStream<Uint8Array>(
       {
         async pull(controller) {
@@ -375,10 +374,10 @@ export function sessionRoutes(options: SessionRoutesOptions): OpenAPIHono<AppEnv
     if (!allowedActions(row.state, row.owner).includes("finalize")) {
       throw conflict(row, `a session that is ${row.state} cannot be finalized`);
     }
-    if (!switchboard.command(idBytes(row.id), "finalize", reason)) {
+    if (!switchboard.command(fromHex(row.id), "finalize", reason)) {
       throw conflict(row, "the leecher is not connected: it is the one that finalizes");
     }
-    await store.addEvent(idBytes(row.id), "finalizeRequested", {
+    await store.addEvent(fromHex(row.id), "finalizeRequested", {
       by: "api",
       ...(reason === "" ? {} : { reason }),
     });
@@ -387,7 +386,7 @@ export function sessionRoutes(options: SessionRoutesOptions): OpenAPIHono<AppEnv
   async function cancel(sessions: ProjectSessions, row: SessionRow, reason: string): Promise<void> {
     // The database decides, since a commit may be on its way at this moment.
     const change = { by: "api", state: "cancelled", reason } as const;
-    if (!(await store.setState(idBytes(row.id), change))) {
+    if (!(await store.setState(fromHex(row.id), change))) {
       const current = (await sessions.get(row.id)) ?? row;
       throw conflict(
         current,
@@ -396,8 +395,8 @@ export function sessionRoutes(options: SessionRoutesOptions): OpenAPIHono<AppEnv
           : `the session is over: ${current.state}`,
       );
     }
-    switchboard.command(idBytes(row.id), "cancel", reason);
-    await switchboard.announce(idBytes(row.id));
+    switchboard.command(fromHex(row.id), "cancel", reason);
+    await switchboard.announce(fromHex(row.id));
   }
 
   return app;
@@ -440,10 +439,6 @@ async function actionBody(c: Context<AppEnv>): Promise<z.infer<typeof actionBody
   const parsed = actionBodySchema.safeParse(json);
   if (!parsed.success) throw invalidRequest(parsed.error);
   return parsed.data;
-}
-
-function idBytes(id: string): Uint8Array {
-  return new Uint8Array(Buffer.from(id, "hex"));
 }
 
 function cursorOf({ createdAt, id }: SessionPosition): string {

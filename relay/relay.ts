@@ -1,0 +1,356 @@
+/**
+ * A running relay: database, switchboard, HTTP and sockets put together.
+ *
+ * @module
+ */
+import { randomBytes } from "node:crypto";
+import { chmod, mkdir, readFile } from "node:fs/promises";
+import { hostname } from "node:os";
+import { join } from "node:path";
+import { fileURLToPath } from "node:url";
+
+import { getRequestListener } from "@hono/node-server";
+import { eq, lt, sql } from "drizzle-orm";
+
+import { fromHex } from "./db/hex.ts";
+import { toHex } from "./protocol/bytes.ts";
+import { messageOf } from "./protocol/errors.ts";
+import { type Role } from "./protocol/ids.ts";
+import type { LinkKind } from "./protocol/stream.ts";
+import { loadConsole } from "./api/console.ts";
+import type { RelayAddress } from "./api/sessions.ts";
+import { createApp } from "./app.ts";
+import type { Address, RelayConfig } from "./config.ts";
+import { createApiKeys, DEFAULT_PROJECT, type ApiKeys } from "./db/api-keys.ts";
+import { openDatabase, type Database } from "./db/database.ts";
+import { API_SCOPES, relayInstance } from "./db/schema.ts";
+import { createSessionStore, type DatabaseSessionStore } from "./db/session-store.ts";
+import { abandonedSessions } from "./db/sessions.ts";
+import { RelayError, systemCode } from "./errors.ts";
+import type { Log } from "./log.ts";
+import { createMetrics } from "./metrics.ts";
+import { lockDirectory } from "./runtime/directory-lock.ts";
+import { packageVersion, runtimeName, type RuntimeName } from "./runtime/runtime.ts";
+import { saveUserConfig, writeWhole } from "./runtime/user-config.ts";
+import { Switchboard } from "./switchboard/switchboard.ts";
+import { ensureCertificate, loadCertificate } from "./transport/certificate.ts";
+import { listen, type Listener } from "./transport/listener.ts";
+
+export interface Relay extends AsyncDisposable {
+  /** How peers reach it. */
+  readonly url: string;
+  /** The console over plain HTTP on this host. */
+  readonly dashboardUrl: string | undefined;
+  /** SHA-256 of the certificate in hexadecimal; empty if peers' trust stores decide. */
+  readonly certificateHashes: readonly string[];
+  readonly links: readonly LinkKind[];
+  readonly runtime: RuntimeName;
+  readonly version: string;
+  /** Where the key for everything is, and the key itself if this start made it. */
+  readonly key: { readonly file: string; readonly created: string | undefined };
+  /** Stops accepting, lets peers go, writes what is to be written. Repeated calls do nothing. */
+  close(): Promise<void>;
+}
+
+const KEY_FILE = "relay-key";
+const DATABASE_FOLDER = "database";
+const USAGE_INTERVAL_MS = 10_000;
+const CARE_INTERVAL_MS = 30_000;
+/** A relay that was not heard of for this long is forgotten. */
+const INSTANCE_GONE = sql`now() - interval '1 hour'`;
+const ABANDONED_PER_ROUND = 500;
+
+/** @throws RelayError with the cure in its message. */
+export async function startRelay(config: RelayConfig, log: Log): Promise<Relay> {
+  // Undone in reverse if a later step fails, and when the relay closes.
+  const undo: (() => Promise<void> | void)[] = [];
+  const unwind = async (): Promise<void> => {
+    for (let step = undo.pop(); step !== undefined; step = undo.pop()) {
+      try {
+        await step();
+      } catch (error) {
+        log("warn", "a part of the relay did not close", { reason: messageOf(error) });
+      }
+    }
+  };
+  try {
+    return await start(config, log, undo, unwind);
+  } catch (error) {
+    await unwind();
+    throw error;
+  }
+}
+
+async function start(
+  config: RelayConfig,
+  log: Log,
+  undo: (() => Promise<void> | void)[],
+  unwind: () => Promise<void>,
+): Promise<Relay> {
+  const version = packageVersion();
+  await makeDirectory(config.dataDir);
+  undo.push(await lockDirectory(config.dataDir));
+
+  const metrics = createMetrics();
+  const database = await openDatabase({
+    url: config.databaseUrl,
+    dataDir: join(config.dataDir, DATABASE_FOLDER),
+    onError: (error) => {
+      metrics.countDatabaseError();
+      log("warn", "the database failed", { reason: messageOf(error) });
+    },
+  });
+  undo.push(() => database.close());
+
+  const store = createSessionStore(database, {
+    onDowntime: (downtimeMs) => metrics.observeDowntime(downtimeMs),
+    onFoldError: (error) => log("warn", "index not folded", { reason: messageOf(error) }),
+  });
+  undo.push(() => store.index.settled());
+  const apiKeys = createApiKeys(database);
+  const key = await ensureKey(config.dataDir, apiKeys);
+
+  const switchboard = new Switchboard({
+    store,
+    log,
+    onHandshakeFailure: (code) => metrics.countHandshakeFailure(code),
+    onBytes: (from, link, count) => metrics.addBytes(from, link, count),
+  });
+  undo.push(recordUsage(switchboard, store, log));
+  undo.push(() => switchboard.close());
+
+  const certificate =
+    config.certificate === undefined
+      ? await ensureCertificate({ directory: config.dataDir, hosts: certificateHosts(config) })
+      : await loadCertificate(config.certificate);
+  const certificateHashes = config.certificate === undefined ? [toHex(certificate.hash)] : [];
+
+  const down = new AbortController();
+  let address: RelayAddress = { url: "", certificateHashes };
+  const app = createApp({
+    database,
+    store,
+    apiKeys,
+    switchboard,
+    metrics,
+    log,
+    console: await loadConsole(
+      ["../web/dist", "../../web/dist"].map((path) => fileURLToPath(new URL(path, import.meta.url))),
+    ),
+    version,
+    address: () => address,
+    signal: down.signal,
+  });
+  const listener = await listenOrSay(config, {
+    host: config.listen.host === "" ? "::" : config.listen.host,
+    port: config.listen.port,
+    certificate,
+    onStream: (incoming) => switchboard.accept(incoming),
+    requestListener: getRequestListener(app.fetch, { overrideGlobalObjects: false }),
+    webTransport: config.webTransport ? "auto" : "off",
+    ...(config.dashboard === undefined ? {} : { plain: config.dashboard }),
+    onProblem: ({ what, remoteAddress, message }) =>
+      log("debug", "connection problem", { what, remoteAddress, reason: message }),
+  });
+  undo.push(() => listener.close());
+  undo.push(() => down.abort());
+
+  const url = config.publicUrl ?? urlOf("https", peerHost(config.listen.host), listener.https.port);
+  address = { url, certificateHashes };
+  const dashboardUrl =
+    listener.plain === null || config.dashboard === undefined
+      ? undefined
+      : urlOf("http", config.dashboard.host, listener.plain.port);
+  if (config.webTransport && "unavailable" in listener.webTransport) {
+    log("warn", "no WebTransport: peers use WebSocket", {
+      reason: listener.webTransport.unavailable,
+    });
+  }
+  undo.push(await takeCare({ database, store, log, url, version, switchboard }));
+
+  if (config.userConfigFile !== undefined) {
+    const { userConfigFile } = config;
+    await saveUserConfig(userConfigFile, { url, certificateHashes, key: key.text }).catch(
+      (error: unknown) =>
+        // The relay is good without it; its commands will ask for --relay.
+        log("warn", "the user's configuration was not written", {
+          file: userConfigFile,
+          reason: messageOf(error),
+        }),
+    );
+  }
+
+  let closing: Promise<void> | undefined;
+  const close = (): Promise<void> => (closing ??= unwind());
+  return {
+    url,
+    dashboardUrl,
+    certificateHashes,
+    links: "unavailable" in listener.webTransport ? ["websocket"] : ["webtransport", "websocket"],
+    runtime: runtimeName(),
+    version,
+    key: { file: key.file, created: key.created },
+    close,
+    [Symbol.asyncDispose]: close,
+  };
+}
+
+async function makeDirectory(path: string): Promise<void> {
+  try {
+    await mkdir(path, { recursive: true, mode: 0o700 });
+    // It may have been there before, open to others.
+    await chmod(path, 0o700);
+  } catch (cause) {
+    throw new RelayError(
+      "DATA_DIRECTORY_UNUSABLE",
+      `${path} cannot be used (${systemCode(cause) ?? messageOf(cause)}): give --data a directory that this user may write`,
+      { cause },
+    );
+  }
+}
+
+async function listenOrSay(
+  config: RelayConfig,
+  options: Parameters<typeof listen>[0],
+): Promise<Listener> {
+  try {
+    return await listen(options);
+  } catch (cause) {
+    const code = systemCode(cause);
+    // Which of the two: the error names the port.
+    const port = typeof cause === "object" && cause !== null && "port" in cause ? cause.port : 0;
+    const dashboard = config.dashboard !== undefined && config.dashboard.port === port;
+    const flag = dashboard ? "--dashboard" : "--listen";
+    const { host, port: wanted } = dashboard ? config.dashboard : config.listen;
+    if (code === "EADDRINUSE") {
+      throw new RelayError(
+        "ADDRESS_IN_USE",
+        `port ${wanted} is taken: stop the program that has it, or give ${flag} another HOST:PORT`,
+        { cause },
+      );
+    }
+    if (code === "EACCES" || code === "EADDRNOTAVAIL" || code === "ENOTFOUND") {
+      throw new RelayError(
+        "ADDRESS_IN_USE",
+        `cannot listen on ${host}:${wanted} (${code}): give ${flag} an address of this host and a port that this user may have`,
+        { cause },
+      );
+    }
+    throw cause;
+  }
+}
+
+/** The first start makes the project and its key. Later ones find both, or the operator took the key away. */
+async function ensureKey(
+  dataDir: string,
+  apiKeys: ApiKeys,
+): Promise<{ file: string; text: string | undefined; created: string | undefined }> {
+  const file = join(dataDir, KEY_FILE);
+  const projectId = await apiKeys.project(DEFAULT_PROJECT);
+  const kept = (await readFile(file, "utf8").catch(() => "")).trim();
+  if (kept !== "" && (await apiKeys.authenticate(kept)) !== undefined) {
+    return { file, text: kept, created: undefined };
+  }
+  if (await apiKeys.hasFullKey(projectId)) return { file, text: undefined, created: undefined };
+  const { key } = await apiKeys.create({ projectId, name: "first", scopes: API_SCOPES });
+  await writeWhole(file, `${key}\n`);
+  return { file, text: key, created: key };
+}
+
+/** Adds up what sessions move. @returns Stops, with the last of it written. */
+function recordUsage(
+  switchboard: Switchboard,
+  store: DatabaseSessionStore,
+  log: Log,
+): () => Promise<void> {
+  /** What a session's connection had moved when last looked at; a new connection counts from 0 again. */
+  const seen = new Map<string, Readonly<Record<Role, number>>>();
+  const unsaved = new Map<string, Record<Role, number>>();
+  const look = (sessionId: Uint8Array): void => {
+    const id = toHex(sessionId);
+    const live = switchboard.live(sessionId);
+    if (live === undefined) {
+      seen.delete(id);
+      return;
+    }
+    const before = seen.get(id) ?? { seeder: 0, leecher: 0 };
+    const now = { ...live.bytesFrom };
+    const more = unsaved.get(id) ?? { seeder: 0, leecher: 0 };
+    for (const role of ["seeder", "leecher"] as const) {
+      more[role] += now[role] < before[role] ? now[role] : now[role] - before[role];
+    }
+    seen.set(id, now);
+    if (more.seeder + more.leecher > 0) unsaved.set(id, more);
+  };
+  const save = async (): Promise<void> => {
+    for (const [id, bytesFrom] of unsaved) {
+      unsaved.delete(id);
+      try {
+        await store.addUsage(fromHex(id), bytesFrom);
+      } catch (error) {
+        log("warn", "usage not recorded", { sessionId: id, ...bytesFrom, reason: messageOf(error) });
+      }
+    }
+  };
+  const stopListening = switchboard.onChange(look);
+  const timer = setInterval(() => void save(), USAGE_INTERVAL_MS);
+  return async () => {
+    clearInterval(timer);
+    stopListening();
+    await save();
+  };
+}
+
+/** Says that this relay is there, and ends sessions that nobody joined. @returns Stops it. */
+async function takeCare(parts: {
+  readonly database: Database;
+  readonly store: DatabaseSessionStore;
+  readonly switchboard: Switchboard;
+  readonly log: Log;
+  readonly url: string;
+  readonly version: string;
+}): Promise<() => Promise<void>> {
+  const { database, store, switchboard, log, url, version } = parts;
+  const id = toHex(randomBytes(16));
+  const beat = async (): Promise<void> => {
+    await database.run(async (orm) => {
+      await orm
+        .insert(relayInstance)
+        .values({ id, url, version })
+        .onConflictDoUpdate({ target: relayInstance.id, set: { heartbeatAt: sql`now()` } });
+      await orm.delete(relayInstance).where(lt(relayInstance.heartbeatAt, INSTANCE_GONE));
+    });
+    for (const sessionId of await abandonedSessions(database, ABANDONED_PER_ROUND)) {
+      const change = { by: "relay", state: "cancelled", reason: "nobody joined in time" } as const;
+      await store.setState(fromHex(sessionId), change);
+      await switchboard.announce(fromHex(sessionId));
+    }
+  };
+  await beat();
+  let running: Promise<void> = Promise.resolve();
+  const timer = setInterval(() => {
+    running = beat().catch((error: unknown) => {
+      log("warn", "housekeeping failed", { reason: messageOf(error) });
+    });
+  }, CARE_INTERVAL_MS);
+  return async () => {
+    clearInterval(timer);
+    await running;
+    await database.run((orm) => orm.delete(relayInstance).where(eq(relayInstance.id, id)));
+  };
+}
+
+function certificateHosts({ listen: { host }, publicUrl }: RelayConfig): string[] {
+  const hosts = [host];
+  if (publicUrl !== undefined) hosts.push(new URL(publicUrl).hostname);
+  return hosts;
+}
+
+/** A name for an address that stands for all of them. */
+function peerHost(host: string): string {
+  return ["", "0.0.0.0", "::"].includes(host) ? hostname() : host;
+}
+
+function urlOf(scheme: "http" | "https", host: Address["host"], port: number): string {
+  return `${scheme}://${host.includes(":") ? `[${host}]` : host}:${port}`;
+}
