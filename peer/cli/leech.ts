@@ -181,8 +181,9 @@ class LeechedRegion {
     const addon = loadNative();
     this.#createdFile = await this.#checkFile(offer.regionBytes);
     this.#offer = offer;
-    const destination: { region: NativeRegion; onFault: Destination["onFault"] } = {
+    const destination: Destination & { region: NativeRegion } = {
       onFault: undefined,
+      exported: this.#exportDirectory !== undefined,
       region: this.#open(offer, (indexes) => destination.onFault?.(indexes)),
     };
     this.#region = destination.region;

@@ -45,6 +45,8 @@ const REPORT_INTERVAL_MS = 1_000;
 /** How often the first served read after the hand-over is looked for. */
 const FIRST_READ_POLL_MS = 2;
 const FIRST_READ_WAIT_MS = 30_000;
+/** The same once everything else is done. */
+const FIRST_READ_GRACE_MS = 1_000;
 /** Stores under way per data stream: one is verified and written while the next is received. */
 const STORES_PER_STREAM = 2;
 const CHANNEL_FAILURES_MAX = 5;
@@ -60,6 +62,8 @@ export type FinalizePolicy =
 export interface Destination {
   /** Every chunk absent, gate closed. */
   readonly region: ChunkStore;
+  /** Whether programs read the region through us, so that the first read they are served ends the downtime. */
+  readonly exported: boolean;
   /** Told of chunks that somebody waits for; set by the leecher. */
   onFault: ((indexes: Uint32Array) => void) | undefined;
 }
@@ -104,6 +108,7 @@ export class Leecher {
   #finalizeAsked = false;
   #finalized: (FinalizedMessage & { readonly receivedAtMs: number }) | undefined;
   #taking: Promise<void> | undefined;
+  #finishing: Promise<void> | undefined;
   #committed = false;
   #hookFailed = false;
   #downtimeMs = 0;
@@ -223,6 +228,7 @@ export class Leecher {
         this.#channel = channel;
         await this.#serve(channel);
       } catch (error) {
+        await this.#finishing;
         if (this.#over.signal.aborted) return;
         if (!isTransient(error)) {
           await this.#giveUp(error);
@@ -407,7 +413,8 @@ export class Leecher {
         this.#taking ??= this.#takeOver(receiver).catch((error: unknown) => this.#end({ error }));
         return;
       case "released":
-        this.#released(channel);
+        this.#finishing = this.#released(channel);
+        await this.#finishing;
         return;
       case "abort":
         if (this.#committed) throw new MigrationError("PEER_FAILED", `the source: ${message.reason}`);
@@ -528,11 +535,15 @@ export class Leecher {
       this.#downtimeMs = beforeMs + (atMs - finalized.receivedAtMs);
     };
     set(resumedAtMs);
-    const { region } = destination;
-    while (performance.now() - openedAtMs < FIRST_READ_WAIT_MS && !this.#over.signal.aborted) {
-      const { reads, writes } = region.stats();
-      if (reads + writes > 0 && region.stats().firstServedAtMs > 0) {
-        set(Math.max(openedAtMs, firstServed(region.stats().firstServedAtMs)));
+    const { region, exported } = destination;
+    while (
+      exported &&
+      performance.now() - openedAtMs < FIRST_READ_WAIT_MS &&
+      !this.#over.signal.aborted
+    ) {
+      const { firstServedAtMs } = region.stats();
+      if (firstServedAtMs > 0) {
+        set(Math.max(openedAtMs, firstServed(firstServedAtMs)));
         break;
       }
       await sleep(FIRST_READ_POLL_MS, this.#over.signal).catch(() => undefined);
@@ -647,35 +658,35 @@ export class Leecher {
     }
   }
 
-  #released(channel: Channel): void {
+  async #released(channel: Channel): Promise<void> {
     const root = this.#manifest?.root();
     const region = this.#destination?.region;
     if (!this.#committed || root === undefined || region === undefined) {
       throw new MigrationError("MESSAGE_UNEXPECTED", "released before done");
     }
     const totalMs = performance.now() - this.#startedAtMs;
-    const finish = async (): Promise<void> => {
-      // The workload may not have touched the region yet; its first read still counts.
-      const waitUntilMs = performance.now() + 1_000;
-      while (!this.#downtimeKnown && performance.now() < waitUntilMs) {
-        await sleep(FIRST_READ_POLL_MS, new AbortController().signal);
-      }
-      const totals: MigrationTotals = {
-        downtimeMs: this.#downtimeMs,
-        totalMs,
-        bytesTotal: region.bytes,
-        bytesWire: this.#wireBytes + channel.wireBytes(),
-        rounds: this.#round + ((this.#finalized?.dirtyChunks ?? 0) > 0 ? 1 : 0),
-        path: channel.linkKind,
-        rootHash: toHex(root),
-      };
-      this.#report();
-      this.#options.session.reportPhase("done");
-      this.#setPhase("done");
-      this.#options.onEvent?.({ event: "done", ...totals });
-      this.#end({ totals });
+    const bytesWire = this.#wireBytes + channel.wireBytes();
+    // The source needs to hear no more; from here on a lost channel changes nothing.
+    channel.abort("done");
+    // The workload may not have touched the region yet; its first read still counts.
+    const waitUntilMs = performance.now() + FIRST_READ_GRACE_MS;
+    while (!this.#downtimeKnown && performance.now() < waitUntilMs) {
+      await sleep(FIRST_READ_POLL_MS, this.#over.signal);
+    }
+    const totals: MigrationTotals = {
+      downtimeMs: this.#downtimeMs,
+      totalMs,
+      bytesTotal: region.bytes,
+      bytesWire,
+      rounds: this.#round + ((this.#finalized?.dirtyChunks ?? 0) > 0 ? 1 : 0),
+      path: channel.linkKind,
+      rootHash: toHex(root),
     };
-    finish().catch((error: unknown) => this.#end({ error }));
+    this.#report();
+    this.#options.session.reportPhase("done");
+    this.#setPhase("done");
+    this.#options.onEvent?.({ event: "done", ...totals });
+    this.#end({ totals });
   }
 
   #report(): void {
