@@ -3,6 +3,7 @@
  *
  * @module
  */
+import { ProtocolError } from "../relay/protocol/errors.ts";
 
 /** Stable across releases; docs/errors.md gives cause and remedy for each. */
 export type MigrationErrorCode =
@@ -33,4 +34,19 @@ export class MigrationError extends Error {
     super(message, options);
     this.code = code;
   }
+}
+
+/**
+ * Whether another channel may do better: what the network did, and not what one of the two sides is.
+ *
+ * A damaged record or handshake counts as the network's: whoever damages can only delay.
+ */
+export function isTransient(error: unknown): boolean {
+  if (error instanceof ProtocolError) return true;
+  return (
+    error instanceof MigrationError &&
+    (error.code === "PEER_LOST" ||
+      error.code === "CHANNEL_CORRUPT" ||
+      error.code === "CHANNEL_REFUSED")
+  );
 }

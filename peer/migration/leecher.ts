@@ -14,7 +14,7 @@
  */
 import { toHex } from "../../relay/protocol/bytes.ts";
 import { messageOf } from "../../relay/protocol/errors.ts";
-import { MigrationError } from "../errors.ts";
+import { isTransient, MigrationError } from "../errors.ts";
 import type { ChunkStore } from "../region/region.ts";
 import { openLeecherChannel, type Channel } from "./channel.ts";
 import { ChunkReceiver } from "./chunk-receiver.ts";
@@ -728,13 +728,6 @@ export class Leecher {
     const event = { event: "phase", phase } as const;
     this.#options.onEvent?.(detail === undefined ? event : { ...event, detail });
   }
-}
-
-function isTransient(error: unknown): boolean {
-  if (!(error instanceof MigrationError)) return !(error instanceof Error && error.name === "NativeError");
-  return (
-    error.code === "PEER_LOST" || error.code === "CHANNEL_CORRUPT" || error.code === "CHANNEL_REFUSED"
-  );
 }
 
 function sourceAborted(reason: string): MigrationError {

@@ -16,7 +16,7 @@
  */
 import { toHex } from "../../relay/protocol/bytes.ts";
 import { messageOf } from "../../relay/protocol/errors.ts";
-import { MigrationError } from "../errors.ts";
+import { isTransient, MigrationError } from "../errors.ts";
 import type { ChunkStore, DirtySource } from "../region/region.ts";
 import { ChunkSet } from "./bitmap.ts";
 import { openSeederChannel, type Channel } from "./channel.ts";
@@ -599,14 +599,6 @@ export class Seeder {
       session.reportPhase(phase);
     }
   }
-}
-
-/** Whether another channel may do better. */
-function isTransient(error: unknown): boolean {
-  if (!(error instanceof MigrationError)) return true;
-  return (
-    error.code === "PEER_LOST" || error.code === "CHANNEL_CORRUPT" || error.code === "CHANNEL_REFUSED"
-  );
 }
 
 function aborted(signal: AbortSignal): Promise<void> {
