@@ -7,6 +7,7 @@ import { createHash, timingSafeEqual } from "node:crypto";
 import { connect as connectTcp, isIP, type Socket } from "node:net";
 import * as tls from "node:tls";
 import WebSocket from "ws";
+import { passReadStopBelowTls } from "../../relay/protocol/tls-pause.ts";
 import {
   WEBSOCKET_FRAGMENTS_MAX,
   WEBSOCKET_MESSAGE_BYTES_MAX,
@@ -111,6 +112,7 @@ function connectTls(dialer: Dialer, open: { destroy(): void }[]): Promise<tls.TL
       if (pinned && !isPinned(socket.getPeerCertificate().raw, certificateHashes)) {
         return reject(certificateMismatch(address));
       }
+      passReadStopBelowTls(socket);
       resolve(socket);
     });
   });

@@ -17,6 +17,7 @@ import type { Duplex } from "node:stream";
 import { WebSocketServer } from "ws";
 import { ProtocolErrorNumber } from "../protocol/errors.ts";
 import { PREFACE_DEADLINE_MS } from "../protocol/limits.ts";
+import { passReadStopBelowTls } from "../protocol/tls-pause.ts";
 import { messageOf, sessionEnd, webStreamToByteStream } from "../protocol/web-stream.ts";
 import {
   WEBSOCKET_FRAGMENTS_MAX,
@@ -257,10 +258,15 @@ function guard(server: HttpServer | HttpsServer, options: ListenOptions, sockets
   };
   server.on("connection", (socket: Socket) => {
     track(socket);
+    // The server's option is not enough on Deno: each handshake would wait 40 ms for an acknowledgement.
+    socket.setNoDelay(true);
     // Before TLS is up nothing else listens: a reset here would end the process.
     socket.on("error", () => {});
   });
-  server.on("secureConnection", track);
+  server.on("secureConnection", (socket: Duplex) => {
+    track(socket);
+    passReadStopBelowTls(socket);
+  });
   server.on("clientError", (error, socket) => {
     report(options, "request", socket, error);
     const status = codeOf(error) === "HPE_HEADER_OVERFLOW" ? "431" : "400";
