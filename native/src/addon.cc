@@ -51,7 +51,7 @@ Napi::Value hash(const Napi::CallbackInfo& info) {
 }
 
 Napi::Object start(Napi::Env env, Napi::Object exports) {
-  auto* environment = new std::shared_ptr<Environment>(std::make_shared<Environment>());
+  auto* environment = new std::shared_ptr<Environment>(Environment::create());
   env.SetInstanceData<std::shared_ptr<Environment>>(environment);
   // The hook holds its own reference: whether it runs before the instance data is freed is up to the
   // runtime.

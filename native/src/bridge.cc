@@ -51,22 +51,23 @@ Napi::Promise Bridge::rejected(Napi::Env env, const Failure& failure) const {
   return deferred.Promise();
 }
 
+void Bridge::mute() {
+  const std::lock_guard lock(mutex_);
+  muted_ = true;
+  calls_.clear();
+}
+
 void Bridge::close() {
-  {
-    const std::lock_guard lock(mutex_);
-    closed_ = true;
-    calls_.clear();
-  }
   pending_.clear();
   errorClass_.Reset();
   napi_release_threadsafe_function(function_, napi_tsfn_abort);
 }
 
 void Bridge::post(Call call) {
-  // The call into Node-API stays under the mutex: close() must not release the function in between.
+  // The call into Node-API stays under the mutex: mute() promises that nobody calls the function any more.
   // It only queues and wakes, so it cannot come back to us.
   const std::lock_guard lock(mutex_);
-  if (closed_) return;
+  if (muted_) return;
   calls_.push_back(std::move(call));
   // One wake for a batch: the JS thread empties the list.
   if (calls_.size() == 1) napi_call_threadsafe_function(function_, nullptr, napi_tsfn_nonblocking);

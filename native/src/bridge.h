@@ -38,9 +38,11 @@ class Bridge : public std::enable_shared_from_this<Bridge> {
   Pending open(Napi::Env env, std::initializer_list<Napi::Value> keep);
   Napi::Error error(Napi::Env env, const Failure& failure) const;
   Napi::Promise rejected(Napi::Env env, const Failure& failure) const;
-  // From a cleanup hook: nothing is delivered after this.
+  // From a cleanup hook, on the JS thread; after mute().
   void close();
 
+  // Nothing is delivered after this. For the end of the process or the environment.
+  void mute();
   void post(Call call);
   void resolve(uint64_t id, Produce produce);
   void resolve(uint64_t id) {
@@ -64,7 +66,7 @@ class Bridge : public std::enable_shared_from_this<Bridge> {
   uint64_t nextId_ = 1;
 
   std::mutex mutex_;
-  bool closed_ = false;
+  bool muted_ = false;
   std::vector<Call> calls_;
 };
 

@@ -19,13 +19,17 @@
 namespace memferry {
 namespace {
 
-// Requests that wait, and the bytes of WRITEs among them, per mount.
-constexpr size_t kMaxCalls = 16384;
+// How many background requests (read-ahead, write-back, O_DIRECT) the kernel may have outstanding. More
+// than anybody has: READs that a gate holds back count, and must not keep the WRITEs of a flush from
+// being sent.
+constexpr uint16_t kMaxBackground = 32768;
+// From here on the kernel reads ahead no further; its default of 9 is a window of 9 MiB, too small for a
+// fast link with a long round trip.
+constexpr uint16_t kCongestionThreshold = 64;
+// Requests that wait, and the bytes of WRITEs among them, per mount. The first is above the kernel's
+// bound for the same reason; a waiting READ is some 200 bytes.
+constexpr size_t kMaxCalls = 65536;
 constexpr size_t kMaxCallBytes = 64 << 20;
-// How many background requests (read-ahead, write-back) the kernel may have outstanding. Its default of
-// 12 is a window of 12 MiB, too small for a fast link with a long round trip.
-constexpr uint16_t kMaxBackground = 64;
-constexpr uint16_t kCongestionThreshold = 48;
 // An invalidation that has not moved for this long is held up by a READ that we hold back.
 constexpr std::chrono::milliseconds kInvalidationGrace{2};
 // The oldest dialect spoken: Linux 4.20, for MAX_PAGES.

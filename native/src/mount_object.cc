@@ -69,7 +69,7 @@ Napi::Value MountObject::mount(const Napi::CallbackInfo& info) {
   self->environment_ = environment;
   self->bridge_ = environment->bridge;
   self->directory_ = server->directory();
-  environment->onTeardown(self, true, [server] { server->stop(kExitPatience); });
+  environment->onTeardown(self, Environment::Kind::mount, [server] { server->stop(kExitPatience); });
   self->server_ = std::move(server);
   self->Ref();
   return made;

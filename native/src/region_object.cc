@@ -145,7 +145,7 @@ Napi::Value RegionObject::open(const Napi::CallbackInfo& info) {
   self->faults_ = std::move(faults);
   self->environment_ = environment;
   // Weak, or a closed region would keep its descriptor and lock until the collector comes by.
-  environment->onTeardown(self, false, [weak = std::weak_ptr<Region>(region)] {
+  environment->onTeardown(self, Environment::Kind::region, [weak = std::weak_ptr<Region>(region)] {
     if (const auto alive = weak.lock()) alive->shutdown();
   });
   self->region_ = std::move(region);

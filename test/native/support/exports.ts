@@ -1,0 +1,226 @@
+/**
+ * Regions, mounts and client processes for the tests of `native/`.
+ *
+ * Everything that a test makes is undone when it ends, also when it fails: clients are killed, mounts
+ * detached, regions closed and folders removed, in that order.
+ *
+ * @module
+ */
+import { execFileSync, spawn } from "node:child_process";
+import type { ChildProcessByStdio } from "node:child_process";
+import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import path from "node:path";
+import type { Readable } from "node:stream";
+
+import { onTestFinished } from "vitest";
+
+import { loadNative } from "../../../native/index.ts";
+import type { FuseMount, NativeAddon, NativeRegion, RegionOptions } from "../../../native/index.ts";
+import { isRoot } from "../../support/programs.mjs";
+import type { Requirement } from "../../support/requires.ts";
+
+export const KEY = Uint8Array.from({ length: 32 }, (_, index) => index);
+export const CHUNK = 65_536;
+
+const addon = (() => {
+  try {
+    return { native: loadNative(), reason: "" };
+  } catch (error) {
+    return { native: undefined, reason: String(error) };
+  }
+})();
+
+/** The addon, for tests that have passed `requireNative`. */
+export function native(): NativeAddon {
+  if (addon.native === undefined) throw new Error(addon.reason);
+  return addon.native;
+}
+
+export function requireNative(): Requirement {
+  return { available: addon.native !== undefined, path: "", skipReason: addon.reason };
+}
+
+/** The addon, and the right to mount with it. */
+export function requireMount(): Requirement {
+  const probe = addon.native?.probeFuse();
+  if (probe === undefined) return requireNative();
+  return {
+    available: probe.available && client() !== undefined,
+    path: "/dev/fuse",
+    skipReason: probe.available
+      ? "the client of these tests needs a C compiler: apt-get install -y gcc libc6-dev"
+      : `${probe.reason ?? ""}; ${probe.remedy ?? ""}`,
+  };
+}
+
+export { isRoot };
+
+let built: string | undefined;
+
+/** Compiles `client.c`, once; undefined where there is no compiler. */
+function client(): string | undefined {
+  if (built !== undefined) return built;
+  const folder = mkdtempSync(path.join(tmpdir(), "memferry-client-"));
+  process.once("exit", () => rmSync(folder, { recursive: true, force: true }));
+  const program = path.join(folder, "client");
+  try {
+    const source = path.join(import.meta.dirname, "client.c");
+    execFileSync("cc", ["-O1", "-o", program, source], { stdio: ["ignore", "ignore", "inherit"] });
+  } catch {
+    return undefined;
+  }
+  built = program;
+  return program;
+}
+
+export function temporaryFolder(): string {
+  const folder = mkdtempSync(path.join(tmpdir(), "memferry-native-"));
+  onTestFinished(() => rmSync(folder, { recursive: true, force: true }));
+  return folder;
+}
+
+export function openRegion(options: Partial<RegionOptions> & { bytes: number }): NativeRegion {
+  const region = native().openRegion({
+    store: { kind: "memory" },
+    chunkBytes: CHUNK,
+    hashKey: KEY,
+    present: "all",
+    gate: "open",
+    ...options,
+  });
+  onTestFinished(() => region.close());
+  return region;
+}
+
+export interface Export {
+  readonly mount: FuseMount;
+  readonly file: string;
+}
+
+/** Shows the region as a file of a new mount. Call after `openRegion`: it is undone before. */
+export function exportRegion(region: NativeRegion, readOnly = false): Export {
+  const directory = path.join(temporaryFolder(), "mount");
+  mkdirSync(directory);
+  const mount = native().mountFuse({ directory });
+  onTestFinished(() => mount.unmount());
+  mount.add("region", region, { readOnly });
+  return { mount, file: path.join(directory, "region") };
+}
+
+export function mountedAt(directory: string): boolean {
+  return readFileSync("/proc/self/mountinfo", "utf8").includes(` ${directory} `);
+}
+
+export class Client {
+  readonly process: ChildProcessByStdio<null, Readable, null>;
+  readonly lines: string[] = [];
+  /** The exit code, or the signal's name. */
+  readonly ended: Promise<number | string>;
+  #wake: (() => void)[] = [];
+
+  constructor(program: string, args: readonly string[]) {
+    this.process = spawn(program, args, { stdio: ["ignore", "pipe", "inherit"] });
+    let rest = "";
+    this.process.stdout.setEncoding("utf8").on("data", (text: string) => {
+      const parts = (rest + text).split("\n");
+      rest = parts.pop() ?? "";
+      this.lines.push(...parts);
+      for (const wake of this.#wake.splice(0)) wake();
+    });
+    this.ended = new Promise((resolve) => {
+      this.process.once("close", (code, signal) => {
+        resolve(code ?? signal ?? -1);
+        for (const wake of this.#wake.splice(0)) wake();
+      });
+    });
+  }
+
+  /** Waits for a line that begins so, and returns it. */
+  async line(start: string): Promise<string> {
+    let over = false;
+    void this.ended.then(() => (over = true));
+    for (;;) {
+      const found = this.lines.find((line) => line.startsWith(start));
+      if (found !== undefined) return found;
+      if (over) throw new Error(`the client ended without "${start}": ${this.lines.join(" | ")}`);
+      await new Promise<void>((resolve) => this.#wake.push(resolve));
+    }
+  }
+
+  kill(signal: NodeJS.Signals = "SIGKILL"): void {
+    this.process.kill(signal);
+  }
+}
+
+/** Starts `client.c` with these arguments. */
+export function start(...args: readonly (string | number)[]): Client {
+  const program = client();
+  if (program === undefined || !existsSync(program)) throw new Error("no client program");
+  const started = new Client(program, args.map(String));
+  onTestFinished(() => started.kill());
+  return started;
+}
+
+/** Runs it to its end and returns the last line. */
+export async function run(...args: readonly (string | number)[]): Promise<string> {
+  const started = start(...args);
+  await started.ended;
+  return started.lines.at(-1) ?? "";
+}
+
+/** Polls: for what the kernel does in its own time. */
+export async function until(what: string, condition: () => boolean): Promise<void> {
+  const deadline = Date.now() + 10_000;
+  while (!condition()) {
+    if (Date.now() > deadline) throw new Error(`waited 10 s for ${what}`);
+    await new Promise((resolve) => setTimeout(resolve, 2));
+  }
+}
+
+export function bitmapOf(indexes: Iterable<number>, chunkCount: number): Uint8Array {
+  const bitmap = new Uint8Array(Math.ceil(chunkCount / 8));
+  for (const index of indexes) bitmap[index >> 3] = (bitmap[index >> 3] ?? 0) | (1 << (index & 7));
+  return bitmap;
+}
+
+export function indexesOf(bitmap: Uint8Array): number[] {
+  return [...bitmap].flatMap((byte, at) =>
+    [0, 1, 2, 3, 4, 5, 6, 7].filter((bit) => (byte >> bit) & 1).map((bit) => at * 8 + bit),
+  );
+}
+
+/** Stores chunks whose bytes and hashes are right. */
+export function storeChunks(
+  region: NativeRegion,
+  chunks: readonly (readonly [index: number, bytes: Uint8Array])[],
+  ifAbsent: boolean,
+): Promise<Uint8Array> {
+  const hashes = new Uint8Array(chunks.length * 32);
+  const offsets: number[] = [];
+  let end = 0;
+  for (const [position, [, bytes]] of chunks.entries()) {
+    hashes.set(native().blake3(bytes, KEY), position * 32);
+    offsets.push(end);
+    end += bytes.length;
+  }
+  const bytes = new Uint8Array(end);
+  for (const [position, [, chunk]] of chunks.entries()) bytes.set(chunk, offsets[position]);
+  return region.store({
+    indexes: Uint32Array.from(chunks, ([index]) => index),
+    offsets: Uint32Array.from(offsets),
+    bytes,
+    hashes,
+    ifAbsent,
+  });
+}
+
+/** The whole region, by `read`. */
+export async function readAll(region: NativeRegion): Promise<Uint8Array> {
+  const into = new Uint8Array(region.chunkCount * region.chunkBytes);
+  await region.read(
+    Uint32Array.from({ length: region.chunkCount }, (_, index) => index),
+    into,
+  );
+  return into.subarray(0, region.bytes);
+}
