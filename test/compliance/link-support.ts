@@ -3,9 +3,11 @@
  *
  * @module
  */
-import { mkdtemp, rm } from "node:fs/promises";
+import { rmSync } from "node:fs";
+import { mkdtemp } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import process from "node:process";
 import { ensureCertificate, type RelayCertificate } from "../../relay/transport/certificate.ts";
 import { listen, type ListenOptions, type Listener } from "../../relay/transport/listener.ts";
 import type { IncomingStream } from "../../relay/transport/transport.ts";
@@ -32,13 +34,21 @@ export class Arrivals<T> {
   };
 }
 
-export async function testCertificate(): Promise<{
-  certificate: RelayCertificate;
-  remove: () => Promise<void>;
-}> {
+let shared: Promise<RelayCertificate> | undefined;
+
+/**
+ * One for the whole process. On Deno the servers of a process share the keys of TLS session tickets: a
+ * client that resumes a session with another of them sees the certificate of the first.
+ */
+export function testCertificate(): Promise<RelayCertificate> {
+  shared ??= makeTestCertificate();
+  return shared;
+}
+
+async function makeTestCertificate(): Promise<RelayCertificate> {
   const directory = await mkdtemp(join(tmpdir(), "memferry-certificate-"));
-  const certificate = await ensureCertificate({ directory, hosts: ["127.0.0.1", "localhost"] });
-  return { certificate, remove: () => rm(directory, { recursive: true, force: true }) };
+  process.once("exit", () => rmSync(directory, { recursive: true, force: true }));
+  return ensureCertificate({ directory, hosts: ["127.0.0.1", "localhost"] });
 }
 
 export interface TestListener {
@@ -50,7 +60,7 @@ export interface TestListener {
 }
 
 export async function testListener(options: Partial<ListenOptions> = {}): Promise<TestListener> {
-  const { certificate, remove } = await testCertificate();
+  const certificate = await testCertificate();
   const arrivals = new Arrivals<IncomingStream>();
   const listener = await listen({
     host: "127.0.0.1",
@@ -64,10 +74,7 @@ export async function testListener(options: Partial<ListenOptions> = {}): Promis
     certificate,
     url: `https://127.0.0.1:${listener.https.port}`,
     arrivals,
-    close: async () => {
-      await listener.close();
-      await remove();
-    },
+    close: () => listener.close(),
   };
 }
 
