@@ -9,9 +9,7 @@
 import { hash, randomBytes } from "node:crypto";
 import { DatabaseSync, type StatementSync } from "node:sqlite";
 
-/** A row of the data that is there before: with SQLite's own overhead, one page. */
-export const PRIOR_PAYLOAD_BYTES = 3_900;
-export const PAGE_BYTES = 4_096;
+import { PAGE_BYTES } from "./ledger-layout.ts";
 
 const SCHEMA = `
   CREATE TABLE ledger (

@@ -2,13 +2,14 @@
  * A process of the demo: makes a database and a file with room for it to grow.
  *
  * `prior-data.ts PATH DATABASE_BYTES FILE_BYTES`; prints `{"bytes"}` lines as it goes and at last
- * `{"rows"}`.
+ * `{"event":"made","rows"}`.
  *
  * @module
  */
 import { closeSync, fsyncSync, openSync, truncateSync } from "node:fs";
 
-import { Ledger, PAGE_BYTES, PRIOR_PAYLOAD_BYTES } from "./ledger.ts";
+import { PAGE_BYTES, PRIOR_PAYLOAD_BYTES } from "./ledger-layout.ts";
+import { Ledger } from "./ledger.ts";
 
 const ROWS_PER_TRANSACTION = 2_048;
 
@@ -34,4 +35,4 @@ function make(path: string, databaseBytes: number, fileBytes: number): number {
 
 const [path = "", databaseBytes, fileBytes] = process.argv.slice(2);
 const rows = make(path, Number(databaseBytes), Number(fileBytes));
-process.stdout.write(`${JSON.stringify({ rows })}\n`);
+process.stdout.write(`${JSON.stringify({ event: "made", rows })}\n`);
