@@ -16,8 +16,8 @@ import type { ByteStream, CloseInfo } from "./stream.ts";
 
 /** The end of a session and the errors of its streams come in no fixed order: wait so long for the former. */
 const SESSION_END_WAIT_MS = 100;
-/** Larger writes are split, so that no implementation has to buffer one whole. */
-const WRITE_BYTES_MAX = 256 * 1024;
+/** Larger writes are split: Deno's streams take a write of 256 KiB at a third of the speed of 64 KiB ones. */
+const WRITE_BYTES_MAX = 64 * 1024;
 
 export interface ReaderLike<T> {
   readonly closed: Promise<unknown>;
