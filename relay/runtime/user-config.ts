@@ -19,8 +19,8 @@ export interface RelayEntry {
 }
 
 /**
- * Adds the relay or brings its entry up to date; other relays' entries, and a default that somebody chose
- * among them, stay.
+ * Adds the relay or brings its entry up to date, and makes it the one that is meant when none is named.
+ * Other relays' entries stay.
  *
  * @throws Error if the file is there and is not what it should be: it may hold keys, so it is left alone.
  */
@@ -31,13 +31,7 @@ export async function saveUserConfig(file: string, entry: RelayEntry): Promise<v
   const key = entry.key ?? before?.["key"];
   const { url, certificateHashes } = entry;
   relays.push({ ...before, url, certificateHashes, ...(key === undefined ? {} : { key }) });
-  const chosen = relays.some((relay) => relay["url"] === config.rest["default"]);
-  const next = {
-    ...config.rest,
-    version: VERSION,
-    relays,
-    default: chosen ? config.rest["default"] : url,
-  };
+  const next = { ...config.rest, version: VERSION, relays, default: url };
   await writeWhole(file, `${JSON.stringify(next, null, 2)}\n`);
 }
 
