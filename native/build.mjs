@@ -50,7 +50,8 @@ if (process.platform !== "linux")
 
 const compiler = findCompiler();
 const require = createRequire(import.meta.url);
-const outDirectory = join(root, "build");
+// A sanitized addon loads only where the sanitizer is preloaded, so it stays out of the loader's way.
+const outDirectory = join(root, "build", sanitizer ? `sanitize-${sanitizer.split(",")[0]}` : ".");
 const output = join(outDirectory, "memferry.node");
 const stamp = join(outDirectory, "memferry.stamp");
 

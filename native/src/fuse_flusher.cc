@@ -4,41 +4,14 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-#include <algorithm>
 #include <cerrno>
 #include <utility>
-#include <vector>
 
+#include "fuse_invalidation.h"
 #include "fuse_server.h"
 #include "thread_name.h"
 
 namespace memferry {
-namespace {
-
-// Readers that keep coming can make invalidate() start again; each time at least one of them is left
-// parked, so this is never reached unless new readers outrun it.
-constexpr int kMaxInvalidateRounds = 1000;
-
-// `from` without what `holes` cover.
-std::vector<Range> subtract(std::vector<Range> from, std::vector<Range> holes) {
-  std::sort(holes.begin(), holes.end(), [](const Range& a, const Range& b) { return a.offset < b.offset; });
-  std::vector<Range> out;
-  for (const Range& range : from) {
-    uint64_t at = range.offset;
-    const uint64_t end = range.offset + range.length;
-    for (const Range& hole : holes) {
-      if (hole.offset >= end) break;
-      if (hole.offset + hole.length <= at) continue;
-      if (hole.offset > at) out.push_back({at, hole.offset - at});
-      at = hole.offset + hole.length;
-    }
-    if (at < end) out.push_back({at, end - at});
-  }
-  return out;
-}
-
-}  // namespace
-
 void FuseFlusher::start() {
   stopping_ = false;
   thread_ = std::thread([this] { run(); });
@@ -89,7 +62,7 @@ Failure FuseFlusher::perform(const Job& job) {
   // Pages that could not be written back stay: dropping them would lose the write without a word. A
   // fenced region is past that; its last writes have no home.
   if (failure && node->region->gate() != Gate::fenced) return failure;
-  return invalidate(*node);
+  return FuseInvalidation(server_, *node).run();
 }
 
 Failure FuseFlusher::flush(const std::string& name) {
@@ -102,38 +75,6 @@ Failure FuseFlusher::flush(const std::string& name) {
   const int error = ::fsync(fd) == 0 ? 0 : errno;
   ::close(fd);
   return error ? Failure::system(error, "fsync", path) : Failure{};
-}
-
-// Dropping the cache while reads are held back is a trap: the kernel locks each page that it drops, and
-// a READ that we hold back has its page locked. So:
-//  - what a parked READ covers is left out. Those pages hold no data yet, there is nothing to drop.
-//  - a READ that comes in ahead of the walk and parks would stop the walk. If the walk makes no progress
-//    for a moment, such READs are served after all (FuseServer::releaseStuckReads), and what they have
-//    filled is dropped in another round.
-// When a round has served nobody, no page that was read before the gate shut is cached any more.
-Failure FuseFlusher::invalidate(FuseNode& node) {
-  const Range whole{0, node.region->bytes()};
-  if (node.region->gate() != Gate::draining) {
-    const int error = server_.notifyInvalidate(node, whole);
-    return error ? Failure::system(error, "write", server_.directory()) : Failure{};
-  }
-  std::vector<Range> ranges{whole};
-  for (int round = 0; round < kMaxInvalidateRounds; round++) {
-    // READs that began before the gate shut, and those that the last round released, are answered now.
-    node.region->inFlight().quiesceAndWait();
-    ranges = subtract(std::move(ranges), node.region->waiting().parkedReads(&node));
-    server_.beginInvalidation(node);
-    int error = 0;
-    for (const Range& range : ranges) {
-      server_.invalidating(range);
-      error = server_.notifyInvalidate(node, range);
-      if (error) break;
-    }
-    ranges = server_.endInvalidation();
-    if (error) return Failure::system(error, "write", server_.directory());
-    if (ranges.empty()) return {};
-  }
-  return Failure::named("EBUSY", "readers keep filling the cache of '" + node.name + "'");
 }
 
 }  // namespace memferry

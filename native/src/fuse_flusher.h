@@ -19,7 +19,6 @@
 namespace memferry {
 
 class FuseServer;
-class FuseNode;
 
 class FuseFlusher {
  public:
@@ -40,7 +39,6 @@ class FuseFlusher {
 
   void run();
   Failure flush(const std::string& name);
-  Failure invalidate(FuseNode& node);
   Failure perform(const Job& job);
 
   FuseServer& server_;

@@ -30,8 +30,6 @@ constexpr uint16_t kCongestionThreshold = 64;
 // bound for the same reason; a waiting READ is some 200 bytes.
 constexpr size_t kMaxCalls = 65536;
 constexpr size_t kMaxCallBytes = 64 << 20;
-// An invalidation that has not moved for this long is held up by a READ that we hold back.
-constexpr std::chrono::milliseconds kInvalidationGrace{2};
 // The oldest dialect spoken: Linux 4.20, for MAX_PAGES.
 constexpr uint32_t kOldestMinor = 28;
 
@@ -414,22 +412,13 @@ void FuseServer::resume() {
   const Buffer buffer = makeBuffer(kMaxIoBytes);
   std::unique_lock lock(mutex_);
   for (;;) {
-    const auto work = [&] { return !queue_.empty() || (resumersLeave_ && calls_.empty()); };
-    if (invalidation_.node) {
-      resumable_.wait_for(lock, kInvalidationGrace, work);
-      releaseStuckReads(lock);
-    } else {
-      resumable_.wait(lock, [&] { return work() || invalidation_.node; });
-    }
-    if (!queue_.empty()) {
-      Call* call = queue_.front();
-      queue_.pop_front();
-      lock.unlock();
-      runCall(call, buffer.get());
-      lock.lock();
-    } else if (resumersLeave_ && calls_.empty()) {
-      return;
-    }
+    resumable_.wait(lock, [&] { return !queue_.empty() || (resumersLeave_ && calls_.empty()); });
+    if (queue_.empty()) return;
+    Call* const call = queue_.front();
+    queue_.pop_front();
+    lock.unlock();
+    runCall(call, buffer.get());
+    lock.lock();
   }
 }
 
@@ -453,20 +442,17 @@ void FuseServer::runCall(Call* call, uint8_t* buffer) {
       }
     }
   }
-  std::unique_lock lock(mutex_);
-  forget(lock, call);
-}
-
-void FuseServer::forget(std::unique_lock<std::mutex>& lock, Call* call) {
-  callBytes_ -= call->payload.size();
-  const auto gone = calls_.extract(call->data.unique);
-  const bool last = calls_.empty() && resumersLeave_;
-  lock.unlock();
+  bool last;
+  std::unique_ptr<Call> gone;
+  {
+    const std::lock_guard lock(mutex_);
+    callBytes_ -= call->payload.size();
+    gone = std::move(calls_.extract(data.unique).mapped());
+    last = calls_.empty() && resumersLeave_;
+  }
   room_.notify_all();
   if (last) resumable_.notify_all();
 }
-
-// --- invalidation ---
 
 int FuseServer::notifyInvalidate(const FuseNode& target, const Range& range) {
   struct {
@@ -484,45 +470,6 @@ int FuseServer::notifyInvalidate(const FuseNode& target, const Range& range) {
   } while (written < 0 && errno == EINTR);
   // ENOENT: the kernel does not have the file in memory, so nothing of it is cached.
   return written >= 0 || errno == ENOENT ? 0 : errno;
-}
-
-void FuseServer::beginInvalidation(const FuseNode& target) {
-  {
-    const std::lock_guard lock(mutex_);
-    invalidation_ = {.node = &target, .range = {}, .since = std::chrono::steady_clock::now(), .served = {}};
-  }
-  resumable_.notify_all();
-}
-
-void FuseServer::invalidating(const Range& range) {
-  const std::lock_guard lock(mutex_);
-  invalidation_.range = range;
-  invalidation_.since = std::chrono::steady_clock::now();
-}
-
-std::vector<Range> FuseServer::endInvalidation() {
-  std::unique_lock lock(mutex_);
-  // Who is being released right now counts, or nobody would drop what it is about to fill.
-  room_.wait(lock, [&] { return !invalidation_.releasing; });
-  return std::exchange(invalidation_, {}).served;
-}
-
-void FuseServer::releaseStuckReads(std::unique_lock<std::mutex>& lock) {
-  if (!invalidation_.node || invalidation_.releasing ||
-      std::chrono::steady_clock::now() - invalidation_.since < kInvalidationGrace) {
-    return;
-  }
-  const FuseNode* target = invalidation_.node;
-  const Range range = invalidation_.range;
-  // Releasing wakes calls, and that takes our mutex.
-  invalidation_.releasing = true;
-  lock.unlock();
-  const std::vector<Range> released = target->region->waiting().releaseReads(target, range);
-  lock.lock();
-  invalidation_.releasing = false;
-  invalidation_.served.insert(invalidation_.served.end(), released.begin(), released.end());
-  invalidation_.since = std::chrono::steady_clock::now();
-  room_.notify_all();
 }
 
 // --- the end ---

@@ -58,11 +58,6 @@ class FuseServer {
   FuseNode* find(const std::string& name) const { return files_.find(name); }
   // Tells the kernel to drop cached pages; 0 or an errno.
   int notifyInvalidate(const FuseNode& node, const Range& range);
-  // While a range is being invalidated, READs that would hold the invalidation up are let through, and
-  // remembered.
-  void beginInvalidation(const FuseNode& node);
-  void invalidating(const Range& range);
-  std::vector<Range> endInvalidation();
 
  private:
   struct Call;
@@ -104,9 +99,7 @@ class FuseServer {
   // Resumers.
   void resume();
   void runCall(Call* call, uint8_t* buffer);
-  void forget(std::unique_lock<std::mutex>& lock, Call* call);
   void ready(Call* call, int error);
-  void releaseStuckReads(std::unique_lock<std::mutex>& lock);
 
 
   const Options options_;
@@ -134,15 +127,6 @@ class FuseServer {
   // Nobody parks any more; whoever would is answered ENOTCONN.
   bool leaving_ = false;
   bool resumersLeave_ = false;
-
-  struct Invalidation {
-    const FuseNode* node = nullptr;
-    Range range;
-    std::chrono::steady_clock::time_point since;
-    std::vector<Range> served;
-    bool releasing = false;
-  };
-  Invalidation invalidation_;
 };
 
 }  // namespace memferry

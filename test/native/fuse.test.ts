@@ -55,10 +55,16 @@ test("a mount shows several regions", async () => {
   const regions = [1, 2, 3].map((count) => openRegion({ bytes: count * CHUNK }));
   const { mount } = exportRegion(openRegion({ bytes: CHUNK }));
   for (const [position, region] of regions.entries()) mount.add(`extra-${position}`, region);
-  expect(await shell(`cd ${mount.directory} && wc -c extra-*| tr -s ' '`)).toContain(`${3 * CHUNK} extra-2`);
+  expect(await shell(`cd ${mount.directory} && wc -c extra-*| tr -s ' '`)).toContain(
+    `${3 * CHUNK} extra-2`,
+  );
   const [first] = regions;
-  expect(() => first && mount.add("extra-0", first)).toThrow(expect.objectContaining({ code: "EEXIST" }));
-  expect(() => first && mount.add("a/b", first)).toThrow(expect.objectContaining({ code: "EINVAL" }));
+  expect(() => first && mount.add("extra-0", first)).toThrow(
+    expect.objectContaining({ code: "EEXIST" }),
+  );
+  expect(() => first && mount.add("a/b", first)).toThrow(
+    expect.objectContaining({ code: "EINVAL" }),
+  );
 });
 
 test("a shared mapping reaches the store by msync, and a file by fsync", async () => {
@@ -79,7 +85,9 @@ test("flush() brings in what a live mapping holds dirty", async () => {
   expect(indexesOf(region.takeDirty())).toEqual([]);
   await mount.flush("region");
   expect(indexesOf(region.takeDirty())).toEqual([2]);
-  expect((await readAll(region)).subarray(2 * CHUNK, 2 * CHUNK + 5000).every((byte) => byte === 6)).toBe(true);
+  expect(
+    (await readAll(region)).subarray(2 * CHUNK, 2 * CHUNK + 5000).every((byte) => byte === 6),
+  ).toBe(true);
 });
 
 test("flush() of a name that is not there is ENOENT", async () => {
@@ -102,7 +110,12 @@ test("the size is fixed: truncation, growth and writes past the end are refused"
 
 test("files cannot be made, renamed or removed", async () => {
   const { mount, file } = exportRegion(openRegion({ bytes: CHUNK }));
-  for (const attempt of [`touch ${mount.directory}/new`, `mkdir ${mount.directory}/new`, `rm ${file}`, `mv ${file} ${file}2`]) {
+  for (const attempt of [
+    `touch ${mount.directory}/new`,
+    `mkdir ${mount.directory}/new`,
+    `rm ${file}`,
+    `mv ${file} ${file}2`,
+  ]) {
     expect(await shell(attempt)).toMatch(/not permitted/);
   }
 });
@@ -113,7 +126,9 @@ test("punching and zeroing make zeros, mark dirty and stay inside", async () => 
   await run("write", file, 0, CHUNK, 1);
   await run("write", file, CHUNK, CHUNK, 1);
   region.takeDirty();
-  const keepSize = 1, punch = 2, zeroRange = 16;
+  const keepSize = 1,
+    punch = 2,
+    zeroRange = 16;
   expect(await run("fallocate", file, punch | keepSize, 100, 200)).toBe("done");
   expect(await run("fallocate", file, zeroRange, CHUNK, 50)).toBe("done");
   expect(await run("fallocate", file, 0, 0, CHUNK)).toBe("done");
@@ -132,7 +147,10 @@ test("a read-only file refuses writers", async () => {
 
 test("a store that shrinks is EIO for the reader", async () => {
   const store = path.join(temporaryFolder(), "store");
-  const region = openRegion({ bytes: 4 * CHUNK, store: { kind: "file", path: store, create: true, reserve: false } });
+  const region = openRegion({
+    bytes: 4 * CHUNK,
+    store: { kind: "file", path: store, create: true, reserve: false },
+  });
   const { file } = exportRegion(region);
   truncateSync(store, CHUNK);
   expect(await run("direct-read", file, 2 * CHUNK, 4096)).toBe("error pread EIO");
@@ -174,14 +192,18 @@ test("mountFuse() wants an empty directory, and makes one that is absent", async
   const full = path.join(folder, "full");
   mkdirSync(full);
   writeFileSync(path.join(full, "file"), "");
-  expect(() => native().mountFuse({ directory: full })).toThrow(expect.objectContaining({ code: "ENOTEMPTY" }));
+  expect(() => native().mountFuse({ directory: full })).toThrow(
+    expect.objectContaining({ code: "ENOTEMPTY" }),
+  );
   expect(() => native().mountFuse({ directory: path.join(folder, "a/b") })).toThrow(NativeError);
 
   const made = path.join(folder, "made here");
   const mount = native().mountFuse({ directory: made });
   onTestFinished(() => mount.unmount());
   expect(mountedAt(made.replace(" ", "\\040"))).toBe(true);
-  expect(() => native().mountFuse({ directory: made })).toThrow(expect.objectContaining({ code: "EBUSY" }));
+  expect(() => native().mountFuse({ directory: made })).toThrow(
+    expect.objectContaining({ code: "EBUSY" }),
+  );
   await Promise.all([mount.unmount(), mount.unmount()]);
   await mount.unmount();
   expect(() => rmdirSync(made)).toThrow(expect.objectContaining({ code: "ENOENT" }));
@@ -209,14 +231,23 @@ test("unmount() keeps what mappings hold dirty, also while they are there", asyn
 test("unmount() under load ends every client and leaves nothing", async () => {
   const region = openRegion({ bytes: 64 * CHUNK });
   const { mount, file } = exportRegion(region);
-  const clients = [start("map-scan-read", file), start("map-count", file, 8), start("direct-bench-random-read", file, 60)];
+  const clients = [
+    start("map-scan-read", file),
+    start("map-count", file, 8),
+    start("direct-bench-random-read", file, 60),
+  ];
   await Promise.all(clients.map((client) => client.line("open")));
   await until("requests", () => region.stats().reads > 10);
   await mount.unmount();
   expect(mountedAt(mount.directory)).toBe(false);
-  const ends = await Promise.all(clients.slice(0, 1).concat(clients.slice(2)).map((client) => {
-    setTimeout(() => client.kill(), 2000);
-    return client.ended;
-  }));
+  const ends = await Promise.all(
+    clients
+      .slice(0, 1)
+      .concat(clients.slice(2))
+      .map((client) => {
+        setTimeout(() => client.kill(), 2000);
+        return client.ended;
+      }),
+  );
   expect(ends).toHaveLength(2);
 });

@@ -112,7 +112,9 @@ test("spawning a helper does not hand it our channel", () => {
   const directory = mountPoint();
   const mount = native().mountFuse({ directory });
   onTestFinished(() => mount.unmount());
-  const child = spawn("/bin/sh", ["-c", "ls -l /proc/self/fd"], { stdio: ["ignore", "pipe", "inherit"] });
+  const child = spawn("/bin/sh", ["-c", "ls -l /proc/self/fd"], {
+    stdio: ["ignore", "pipe", "inherit"],
+  });
   let text = "";
   child.stdout.on("data", (data) => (text += String(data)));
   return new Promise<void>((resolve) => {

@@ -17,7 +17,10 @@ const say = (line: string): void => console.log(line);
 
 /** Reads the whole export in a process of its own and returns how much there was. */
 async function readByChild(): Promise<number> {
-  const { stdout } = await promisify(execFile)("/bin/sh", ["-c", `wc -c < ${directory}/region && cat ${directory}/region | wc -c`]);
+  const { stdout } = await promisify(execFile)("/bin/sh", [
+    "-c",
+    `wc -c < ${directory}/region && cat ${directory}/region | wc -c`,
+  ]);
   const [size, read] = stdout.trim().split(/\s+/).map(Number);
   if (size !== read) throw new Error(`the file has ${size} bytes, ${read} were read`);
   return read ?? 0;
@@ -78,12 +81,19 @@ if (!isMainThread) {
     case "throw":
       throw new Error("on purpose");
     case "pending":
-      void region.quiesce().then(() => region.sync()).then(() => mount.flush("region")).then(() => say("settled"));
+      void region
+        .quiesce()
+        .then(() => region.sync())
+        .then(() => mount.flush("region"))
+        .then(() => say("settled"));
       break;
     case "busy": {
-      const child = spawn("/bin/sh", ["-c", `while cat ${directory}/region; do :; done`], { stdio: "ignore" });
+      const child = spawn("/bin/sh", ["-c", `while cat ${directory}/region; do :; done`], {
+        stdio: "ignore",
+      });
       child.unref();
-      for (let call = 0; call < 200; call++) void region.hash(Uint32Array.of(0, 1, 2, 3)).catch(() => {});
+      for (let call = 0; call < 200; call++)
+        void region.hash(Uint32Array.of(0, 1, 2, 3)).catch(() => {});
       void mount.invalidate("region");
       setTimeout(() => process.exit(3), 100);
       break;
