@@ -93,6 +93,7 @@ export class ChunkReceiver {
       if ((this.#needed[index] ?? 0) > epoch) continue;
       this.#needed[index] = epoch + 1;
       if ((this.#submitted[index] ?? 0) <= epoch) this.#ready.delete(index);
+      this.#manifest.invalidate(index, epoch);
     }
   }
 

@@ -19,7 +19,10 @@ export class Manifest {
   readonly #keyedHash: KeyedHash;
   readonly #onChange: ((index: number) => void) | undefined;
   readonly #hashes: Uint8Array;
-  /** In which epoch each hash was taken: an older read that ends late must not replace a newer one. */
+  /**
+   * In which epoch each hash was taken, or must be taken at least: a read that ends late must not replace a
+   * newer one, nor stand for a chunk that was written since.
+   */
   readonly #epochs: Uint32Array;
   readonly #known: ChunkSet;
   readonly #segmentHashes: Uint8Array;
@@ -50,7 +53,14 @@ export class Manifest {
     return this.#known.has(index);
   }
 
-  /** @param hash 32 bytes, copied. Ignored if a hash of a later epoch is there. */
+  /** The chunk was written during `epoch`: only a hash taken later counts. */
+  invalidate(index: number, epoch: number): void {
+    if ((this.#epochs[index] ?? 0) > epoch) return;
+    this.#epochs[index] = epoch + 1;
+    this.#known.delete(index);
+  }
+
+  /** @param hash 32 bytes, copied. Ignored if one of a later epoch is there or due. */
   set(index: number, epoch: number, hash: Uint8Array): void {
     if ((this.#epochs[index] ?? 0) > epoch) return;
     this.#epochs[index] = epoch;

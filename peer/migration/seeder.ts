@@ -445,6 +445,7 @@ export class Seeder {
     const closed = this.#epoch++;
     this.#unacknowledged.set(closed, dirty);
     this.#wanted.addAll(dirty);
+    for (const index of dirty) this.#manifest.invalidate(index, closed);
     return closed;
   }
 
