@@ -161,7 +161,7 @@ function makeListener(parts: {
   const close = async (): Promise<void> => {
     const down = [closed(parts.https)];
     if (parts.plain !== null) down.push(closed(parts.plain));
-    for (const socket of parts.sockets) socket.destroy();
+    for (const socket of parts.sockets) destroyLater(socket);
     // The listener's own close says nothing to the peers, who would wait out QUIC's 30 s.
     await parts.sessions.closeAll();
     if (parts.webTransport !== null) down.push(parts.webTransport.close());
@@ -193,7 +193,7 @@ function makeHttpsServer(options: ListenOptions, sockets: Set<Duplex>): HttpsSer
   guard(server, options, sockets);
   server.on("tlsClientError", (error, socket) => {
     report(options, "connection", socket, error);
-    socket.destroy();
+    destroyLater(socket);
   });
   const websockets = new WebSocketServer({
     noServer: true,
@@ -273,7 +273,7 @@ function guard(server: HttpServer | HttpsServer, options: ListenOptions, sockets
     if (socket.writable) {
       socket.end(`HTTP/1.1 ${status} Bad Request\r\nConnection: close\r\n\r\n`);
     }
-    socket.destroy();
+    destroyLater(socket);
   });
 }
 
@@ -288,6 +288,11 @@ function report(
       ? socket.remoteAddress
       : "";
   options.onProblem?.({ what, remoteAddress, message: messageOf(error) });
+}
+
+/** Node 24 may crash when a TLS socket is destroyed in what its own reading runs. */
+function destroyLater(socket: Duplex): void {
+  setImmediate(() => socket.destroy());
 }
 
 function refuseUpgrade(socket: Duplex, status: string): void {
