@@ -70,9 +70,7 @@ export function createApp(dependencies: AppDependencies): App {
   const { database, apiKeys, metrics, log, switchboard, signal } = dependencies;
   const clock = dependencies.clock ?? (() => performance.now());
   const changes = new Changes();
-  const unsubscribe = switchboard.onChange((sessionId) =>
-    changes.publish(toHex(sessionId)),
-  );
+  const unsubscribe = switchboard.onChange((sessionId) => changes.publish(toHex(sessionId)));
   signal.addEventListener("abort", unsubscribe, { once: true });
 
   const app = new OpenAPIHono<AppEnv>({ defaultHook: refuseInvalid });
@@ -139,7 +137,10 @@ export function createApp(dependencies: AppDependencies): App {
       operationId: "getVersion",
       summary: "What runs here",
       responses: {
-        200: { description: "Version.", content: { "application/json": { schema: versionSchema } } },
+        200: {
+          description: "Version.",
+          content: { "application/json": { schema: versionSchema } },
+        },
       },
     }),
     (c) =>

@@ -151,7 +151,9 @@ export function readConfig(
   const database = given("database-url");
   if (database !== undefined && !isUrl(database.value, ["postgres:", "postgresql:"])) {
     // Without its value: it may hold a password.
-    problems.push(`${database.name}: this is not a URL of PostgreSQL: write postgres://USER@HOST/NAME`);
+    problems.push(
+      `${database.name}: this is not a URL of PostgreSQL: write postgres://USER@HOST/NAME`,
+    );
   }
 
   const publicUrl = given("public-url");
@@ -237,7 +239,8 @@ function readFlags(args: readonly string[], problems: string[]): Map<Flag, strin
 
 /** `HOST:PORT`, `[IPV6]:PORT` or `:PORT`. */
 export function parseAddress(text: string): Address | undefined {
-  const [, ipv6, name, digits] = /^(?:\[([0-9A-Fa-f:.]+)\]|([A-Za-z0-9._-]*)):(\d{1,5})$/.exec(text) ?? [];
+  const [, ipv6, name, digits] =
+    /^(?:\[([0-9A-Fa-f:.]+)\]|([A-Za-z0-9._-]*)):(\d{1,5})$/.exec(text) ?? [];
   const port = Number(digits);
   if (digits === undefined || port > 65_535) return undefined;
   return { host: ipv6 ?? name ?? "", port };

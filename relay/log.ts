@@ -73,7 +73,7 @@ function safeField(key: string, value: unknown): string | number | boolean | nul
       ? value
       : value instanceof Error
         ? `${value.name}: ${value.message}`
-        : (JSON.stringify(value) ?? String(value));
+        : (JSON.stringify(value) ?? typeof value);
   const short = text.length > FIELD_CHARS_MAX ? `${text.slice(0, FIELD_CHARS_MAX)}…` : text;
   return redact(short);
 }

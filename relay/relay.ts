@@ -135,18 +135,22 @@ async function start(
     metrics,
     log,
     console: await loadConsole(
-      ["../web/dist", "../../web/dist"].map((path) => fileURLToPath(new URL(path, import.meta.url))),
+      ["../web/dist", "../../web/dist"].map((path) =>
+        fileURLToPath(new URL(path, import.meta.url)),
+      ),
     ),
     version,
     address: () => address,
     signal: down.signal,
   });
+  const answer = getRequestListener(app.fetch, { overrideGlobalObjects: false });
   const listener = await listenOrSay(config, {
     host: config.listen.host === "" ? "::" : config.listen.host,
     port: config.listen.port,
     certificate,
     onStream: (incoming) => switchboard.accept(incoming),
-    requestListener: getRequestListener(app.fetch, { overrideGlobalObjects: false }),
+    // It never rejects: what a handler throws has become an answer before.
+    requestListener: (request, response) => void answer(request, response),
     webTransport: config.webTransport ? "auto" : "off",
     ...(config.dashboard === undefined ? {} : { plain: config.dashboard }),
     onProblem: ({ what, remoteAddress, message }) =>
@@ -288,7 +292,11 @@ function recordUsage(
       try {
         await store.addUsage(fromHex(id), bytesFrom);
       } catch (error) {
-        log("warn", "usage not recorded", { sessionId: id, ...bytesFrom, reason: messageOf(error) });
+        log("warn", "usage not recorded", {
+          sessionId: id,
+          ...bytesFrom,
+          reason: messageOf(error),
+        });
       }
     }
   };

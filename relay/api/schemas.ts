@@ -212,7 +212,10 @@ export const listQuerySchema = z.object({
   limit: pageLimit,
 });
 
-export const eventsQuerySchema = z.object({ cursor: z.string().max(200).optional(), limit: pageLimit });
+export const eventsQuerySchema = z.object({
+  cursor: z.string().max(200).optional(),
+  limit: pageLimit,
+});
 
 export const versionSchema = z
   .object({ version: z.string(), protocol: z.string(), runtime: z.string() })

@@ -36,8 +36,7 @@ export function sessionBody(row: SessionRow, live: LiveSession | undefined): Ses
     name: row.name,
     labels: row.labels,
     state: row.state,
-    reason:
-      row.reasonCode === "" ? null : { code: row.reasonCode, message: row.reasonMessage },
+    reason: row.reasonCode === "" ? null : { code: row.reasonCode, message: row.reasonMessage },
     mode: row.mode,
     region: regionBody(row),
     seeder: peerBody(row, "seeder", live),
@@ -52,7 +51,7 @@ export function sessionBody(row: SessionRow, live: LiveSession | undefined): Ses
           },
     relayedBytes: { fromSeeder: row.bytesFromSeeder, fromLeecher: row.bytesFromLeecher },
     limits: row.limits,
-    progress: progress === undefined ? null : progressBody(row.state, progress, progressAt),
+    progress: progress === undefined ? null : progressBody(row, progress, progressAt),
     timings: timingsBody(row, progress),
     authority: { holder: row.owner, epoch: row.ownerEpoch },
     allowedActions: allowedActions(row.state, row.owner),
@@ -74,7 +73,11 @@ function regionBody(row: SessionRow): SessionBody["region"] {
   };
 }
 
-function peerBody(row: SessionRow, role: Role, live: LiveSession | undefined): SessionBody["seeder"] {
+function peerBody(
+  row: SessionRow,
+  role: Role,
+  live: LiveSession | undefined,
+): SessionBody["seeder"] {
   const peer = live?.[role];
   const said = row[role];
   return {
@@ -89,7 +92,7 @@ function peerBody(row: SessionRow, role: Role, live: LiveSession | undefined): S
 }
 
 function progressBody(
-  state: SessionState,
+  { state, owner }: SessionRow,
   progress: Progress,
   at: Date | null,
 ): SessionBody["progress"] {
@@ -117,7 +120,11 @@ function progressBody(
       ratio: ratio === null ? null : Math.round(ratio * 1000) / 1000,
     },
     etaMs: active && gain > 0 ? Math.round((bytesRemaining / gain) * 1000) : null,
-    expectedDowntimeMs: progress.expectedDowntimeMs === 0 ? null : progress.expectedDowntimeMs,
+    // Past the hand-over there is nothing left to expect.
+    expectedDowntimeMs:
+      progress.expectedDowntimeMs === 0 || owner === "leecher" || isEnded(state)
+        ? null
+        : progress.expectedDowntimeMs,
     faults: progress.faults,
     at: at?.toISOString() ?? null,
   };

@@ -82,7 +82,9 @@ const invalid = { 422: problem("A field is not what it should be; `issues` says 
 
 const security = [{ apiKey: [] }];
 const idParameter = z.object({
-  id: z.string().openapi({ param: { name: "id", in: "path" }, example: "6f1c3f0a9d2b4c5e8a7b6c5d4e3f2a1b" }),
+  id: z
+    .string()
+    .openapi({ param: { name: "id", in: "path" }, example: "6f1c3f0a9d2b4c5e8a7b6c5d4e3f2a1b" }),
 });
 
 const createSession = createRoute({
@@ -128,7 +130,10 @@ const getSession = createRoute({
   middleware: [requireScope("sessions:read")] as const,
   request: { params: idParameter },
   responses: {
-    200: { description: "The session.", content: { "application/json": { schema: sessionSchema } } },
+    200: {
+      description: "The session.",
+      content: { "application/json": { schema: sessionSchema } },
+    },
     ...denied,
     ...notFound,
   },

@@ -143,7 +143,10 @@ const statements = {
     "drop_generation",
     "delete from region_segment where region_id = $1 and gen = $2",
   ),
-  dropDeltas: statement("drop_deltas", "delete from region_delta where region_id = $1 and seq <= $2"),
+  dropDeltas: statement(
+    "drop_deltas",
+    "delete from region_delta where region_id = $1 and seq <= $2",
+  ),
   keepDelta: statement(
     "keep_delta",
     `insert into region_delta (region_id, seq, first_chunk, last_chunk, entries)
@@ -188,7 +191,13 @@ export function createChunkIndex(database: Database, options: ChunkIndexOptions 
         throw new ProtocolError("FRAME_MALFORMED", `an index segment of ${hashes.length} bytes`);
       }
       const id = toHex(sessionId);
-      const added = await database.query(statements.putSegment, [id, segment, epoch, hashes, count]);
+      const added = await database.query(statements.putSegment, [
+        id,
+        segment,
+        epoch,
+        hashes,
+        count,
+      ]);
       if (added.length > 0) return;
       await database.queryTransaction(async (query) => {
         const head = headOf(await query(statements.lockRegion, [id]));
@@ -230,7 +239,13 @@ export function createChunkIndex(database: Database, options: ChunkIndexOptions 
       const { first, last } = rangeOf(entries);
       const id = toHex(sessionId);
       const digest = createHash("sha256").update(entries).digest();
-      const [head] = await database.query(statements.appendDelta, [id, digest, first, last, entries]);
+      const [head] = await database.query(statements.appendDelta, [
+        id,
+        digest,
+        first,
+        last,
+        entries,
+      ]);
       if (head !== undefined) {
         foldIfDue(sessionId, Number(head["delta_bytes"]), Number(head["chunk_count"]));
         return;
@@ -261,7 +276,7 @@ export function createChunkIndex(database: Database, options: ChunkIndexOptions 
       if (count < 0 || count > INDEX_READ_CHUNKS_MAX) {
         throw new RangeError(`read of ${count} chunks, at most ${INDEX_READ_CHUNKS_MAX}`);
       }
-      const found: (Uint8Array | null)[] = new Array<Uint8Array | null>(count).fill(null);
+      const found: (Uint8Array | null)[] = Array.from({ length: count }, () => null);
       if (count === 0) return found;
       const id = toHex(sessionId);
       const region = headOf(await database.query(statements.region, [id]));
@@ -435,7 +450,7 @@ async function loadDeltas(
   last: number,
 ): Promise<Deltas> {
   const deltas: Deltas = { rows: [], views: [], bySegment: new Map(), bytes: 0 };
-  for (let after = 0; ; ) {
+  for (let after = 0; ;) {
     const page = await database.query(statements.deltas, [regionId, after, untilSeq, first, last]);
     for (const { seq, entries } of page) {
       if (!(entries instanceof Uint8Array)) throw new TypeError("entries of a delta are not bytes");
@@ -536,7 +551,7 @@ async function fold(database: Database, sessionId: Uint8Array): Promise<FoldOutc
   await database.query(statements.dropOrphans, [id, oldGen, newGen]);
 
   const deltas = await loadDeltas(database, id, untilSeq, 0, chunkCount - 1);
-  for (let from = 0; ; ) {
+  for (let from = 0; ;) {
     const rows = await database.query(statements.generation, [id, oldGen, from]);
     for (const row of rows) {
       const segment = segmentOf(row);
@@ -544,7 +559,14 @@ async function fold(database: Database, sessionId: Uint8Array): Promise<FoldOutc
       deltas.bySegment.delete(segment.segment);
       from = segment.segment + 1;
       const { epoch, hashes, epochs } = segment;
-      await database.query(statements.addSegment, [id, newGen, segment.segment, epoch, hashes, epochs]);
+      await database.query(statements.addSegment, [
+        id,
+        newGen,
+        segment.segment,
+        epoch,
+        hashes,
+        epochs,
+      ]);
     }
     if (rows.length < SEGMENT_ROWS_PER_PAGE) break;
   }

@@ -224,7 +224,11 @@ function guarded(onError: (error: unknown) => void) {
 
 /** The state code PostgreSQL gives its errors, wherever in the chain of causes it is. */
 function sqlState(error: unknown): string | undefined {
-  for (let cause = error, depth = 0; cause instanceof Error && depth < 5; cause = cause.cause, depth++) {
+  for (
+    let cause = error, depth = 0;
+    cause instanceof Error && depth < 5;
+    cause = cause.cause, depth++
+  ) {
     const code = systemCode(cause);
     if (code !== undefined && /^[0-9A-Z]{5}$/.test(code)) return code;
   }

@@ -40,7 +40,8 @@ const hexId = customType<{ data: string; driverData: string }>({
   fromDriver: (value) => value.replaceAll("-", ""),
 });
 
-const instant = (name: string) => timestamp(name, { withTimezone: true, precision: 3, mode: "date" });
+const instant = (name: string) =>
+  timestamp(name, { withTimezone: true, precision: 3, mode: "date" });
 
 export const API_SCOPES = ["sessions:read", "sessions:write", "sessions:control", "admin"] as const;
 export type ApiScope = (typeof API_SCOPES)[number];
@@ -143,7 +144,10 @@ export const session = pgTable(
     index("session_project_state").on(table.projectId, table.state),
     check("session_owner", sql`${table.owner} in ('seeder', 'leecher')`),
     // Nobody can own a region that was given back: the rule that no code path may get around.
-    check("session_cancelled_owner", sql`${table.state} <> 'cancelled' or ${table.owner} = 'seeder'`),
+    check(
+      "session_cancelled_owner",
+      sql`${table.state} <> 'cancelled' or ${table.owner} = 'seeder'`,
+    ),
     check("session_done_owner", sql`${table.state} <> 'done' or ${table.owner} = 'leecher'`),
   ],
 );

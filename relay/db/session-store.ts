@@ -30,7 +30,7 @@ import {
 } from "./chunk-index.ts";
 import type { Database, Orm, Row, Statement } from "./database.ts";
 import { EVENTS_PER_SESSION_MAX, INDEX_CHUNKS_MAX } from "./limits.ts";
-import { session, sessionEvent, ticket, usage, type SessionTimes } from "./schema.ts";
+import { session, sessionEvent, ticket, type SessionTimes } from "./schema.ts";
 
 export type EventData = Readonly<Record<string, string | number | boolean>>;
 
@@ -163,7 +163,10 @@ export function createSessionStore(
       const changed = { updatedAt: sql`now()`, version: sql`${session.version} + 1` };
       if (role === "leecher") {
         await database.run((orm) =>
-          orm.update(session).set({ leecher: peer, ...changed }).where(eq(session.id, id)),
+          orm
+            .update(session)
+            .set({ leecher: peer, ...changed })
+            .where(eq(session.id, id)),
         );
         return;
       }
@@ -192,7 +195,8 @@ export function createSessionStore(
       if (updated.length === 0) {
         throw new ProtocolError("FRAME_UNEXPECTED", "the region of a session does not change");
       }
-      if (chunkCount <= INDEX_CHUNKS_MAX) await database.query(createRegionStatement, [id, chunkCount]);
+      if (chunkCount <= INDEX_CHUNKS_MAX)
+        await database.query(createRegionStatement, [id, chunkCount]);
     },
 
     async setState(sessionId, change) {
@@ -347,8 +351,7 @@ function judge(current: Current, change: StateChange): "refuse" | "same" | "note
     case "failed":
       break;
   }
-  const same =
-    current.state === change.state && current.reasonMessage === plainText(change.reason);
+  const same = current.state === change.state && current.reasonMessage === plainText(change.reason);
   return same ? "same" : "change";
 }
 
@@ -394,5 +397,7 @@ async function joinedSession(tx: Orm, id: string, sessionId: Uint8Array): Promis
  */
 export function plainText(text: string): string {
   // oxlint-disable-next-line no-control-regex -- these are the characters to remove
-  return text.toWellFormed().replaceAll(/[\u0000-\u001f\u007f-\u009f\u2028\u2029]+/g, " ").slice(0, TEXT_BYTES_MAX);
+  const line = text.toWellFormed().replaceAll(/[\u0000-\u001f\u007f-\u009f\u2028\u2029]+/g, " ");
+  // A cut may fall between the halves of a character.
+  return line.slice(0, TEXT_BYTES_MAX).toWellFormed();
 }

@@ -80,10 +80,7 @@ const used = (role: Role) =>
 export function projectSessions(database: Database, projectId: string): ProjectSessions {
   const mine = eq(session.projectId, projectId);
 
-  const select = async (
-    where: SQL | undefined,
-    limit: number,
-  ): Promise<readonly SessionRow[]> => {
+  const select = async (where: SQL | undefined, limit: number): Promise<readonly SessionRow[]> => {
     const rows = await database.run((orm) =>
       orm
         .select({
@@ -149,7 +146,8 @@ export function projectSessions(database: Database, projectId: string): ProjectS
         );
       });
       const row = await get(id);
-      if (row === undefined) throw new RelayError("INTERNAL", "a session vanished while it was made");
+      if (row === undefined)
+        throw new RelayError("INTERNAL", "a session vanished while it was made");
       return { row, tickets };
     },
 

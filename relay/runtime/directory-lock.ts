@@ -27,7 +27,8 @@ export async function lockDirectory(directory: string): Promise<() => Promise<vo
         // Appears whole or not at all, and only if nothing is there.
         await link(draft, path);
         return async () => {
-          if ((await readFile(path, "utf8").catch(() => "")) === mine) await rm(path, { force: true });
+          if ((await readFile(path, "utf8").catch(() => "")) === mine)
+            await rm(path, { force: true });
         };
       } catch (error) {
         if (systemCode(error) !== "EEXIST") throw error;

@@ -30,6 +30,7 @@ export function databaseSuite(
   open: () => Promise<Database> | undefined,
   skipReason: string,
 ): void {
+  // oxlint-disable-next-line vitest/valid-title -- the suite runs once for each database
   describe(name, () => {
     let database: Database;
     let store: DatabaseSessionStore;
@@ -50,6 +51,7 @@ export function databaseSuite(
 
     /** Says aloud why it is not run. */
     const promise = (sentence: string, work: () => Promise<void>): void => {
+      // oxlint-disable-next-line vitest/valid-title, vitest/expect-expect -- both come from the caller
       test(sentence, async (ctx) => {
         if (skipReason !== "") ctx.skip(skipReason);
         await work();
@@ -68,8 +70,12 @@ export function databaseSuite(
       return { id: fromHex(row.id), hex: row.id, tickets };
     }
 
-    const use = (made: Made, role: Role, peerKey = randomBytes(32), token = made.tickets[role].token) =>
-      store.useTicket({ sessionId: made.id, role, token, peerKey });
+    const use = (
+      made: Made,
+      role: Role,
+      peerKey = randomBytes(32),
+      token = made.tickets[role].token,
+    ) => store.useTicket({ sessionId: made.id, role, token, peerKey });
 
     const code = (work: Promise<unknown>): Promise<unknown> =>
       work.then(
@@ -94,24 +100,29 @@ export function databaseSuite(
       expect(await code(use(made, "seeder"))).toBe("TICKET_USED");
     });
 
-    promise("useTicket() tells apart a wrong token, the other role's, a late one, an ended session", async () => {
-      const made = await make();
-      expect(await code(use(made, "seeder", randomBytes(32), randomBytes(32)))).toBe("TICKET_UNKNOWN");
-      expect(await code(use({ ...made, id: randomBytes(16) }, "seeder"))).toBe("TICKET_UNKNOWN");
-      const other = await make();
-      expect(await code(use(made, "seeder", randomBytes(32), other.tickets.seeder.token))).toBe(
-        "TICKET_UNKNOWN",
-      );
-      expect(await code(use(made, "seeder", randomBytes(32), made.tickets.leecher.token))).toBe(
-        "TICKET_WRONG_ROLE",
-      );
-      const late = await make(1);
-      await new Promise((resolve) => setTimeout(resolve, 20));
-      expect(await code(use(late, "seeder"))).toBe("TICKET_EXPIRED");
-      const ended = await make();
-      await store.setState(ended.id, { by: "api", state: "cancelled", reason: "" });
-      expect(await code(use(ended, "seeder"))).toBe("SESSION_ENDED");
-    });
+    promise(
+      "useTicket() tells apart a wrong token, the other role's, a late one, an ended session",
+      async () => {
+        const made = await make();
+        expect(await code(use(made, "seeder", randomBytes(32), randomBytes(32)))).toBe(
+          "TICKET_UNKNOWN",
+        );
+        expect(await code(use({ ...made, id: randomBytes(16) }, "seeder"))).toBe("TICKET_UNKNOWN");
+        const other = await make();
+        expect(await code(use(made, "seeder", randomBytes(32), other.tickets.seeder.token))).toBe(
+          "TICKET_UNKNOWN",
+        );
+        expect(await code(use(made, "seeder", randomBytes(32), made.tickets.leecher.token))).toBe(
+          "TICKET_WRONG_ROLE",
+        );
+        const late = await make(1);
+        await new Promise((resolve) => setTimeout(resolve, 20));
+        expect(await code(use(late, "seeder"))).toBe("TICKET_EXPIRED");
+        const ended = await make();
+        await store.setState(ended.id, { by: "api", state: "cancelled", reason: "" });
+        expect(await code(use(ended, "seeder"))).toBe("SESSION_ENDED");
+      },
+    );
 
     promise("useTicket() by 50 keys at once lets exactly one in", async () => {
       const made = await make();
@@ -131,19 +142,22 @@ export function databaseSuite(
       expect(await code(use(made, "leecher"))).toBe("TICKET_EXPIRED");
     });
 
-    promise("rejoin() knows the key that used the ticket, in its role, until the session ends", async () => {
-      const made = await make();
-      const peerKey = randomBytes(32);
-      const again = (role: Role, key: Uint8Array) =>
-        code(store.rejoin({ sessionId: made.id, role, peerKey: key }));
-      expect(await again("seeder", peerKey)).toBe("PEER_UNKNOWN");
-      await use(made, "seeder", peerKey);
-      expect(await again("seeder", peerKey)).toBe("resolved");
-      expect(await again("leecher", peerKey)).toBe("PEER_UNKNOWN");
-      expect(await again("seeder", randomBytes(32))).toBe("PEER_UNKNOWN");
-      await store.setState(made.id, { by: "seeder", state: "failed", reason: "disk full" });
-      expect(await again("seeder", peerKey)).toBe("SESSION_ENDED");
-    });
+    promise(
+      "rejoin() knows the key that used the ticket, in its role, until the session ends",
+      async () => {
+        const made = await make();
+        const peerKey = randomBytes(32);
+        const again = (role: Role, key: Uint8Array) =>
+          code(store.rejoin({ sessionId: made.id, role, peerKey: key }));
+        expect(await again("seeder", peerKey)).toBe("PEER_UNKNOWN");
+        await use(made, "seeder", peerKey);
+        expect(await again("seeder", peerKey)).toBe("resolved");
+        expect(await again("leecher", peerKey)).toBe("PEER_UNKNOWN");
+        expect(await again("seeder", randomBytes(32))).toBe("PEER_UNKNOWN");
+        await store.setState(made.id, { by: "seeder", state: "failed", reason: "disk full" });
+        expect(await again("seeder", peerKey)).toBe("SESSION_ENDED");
+      },
+    );
 
     promise("commit() by 50 epochs at once makes exactly one of them the owner's", async () => {
       const made = await make();
@@ -231,9 +245,15 @@ export function databaseSuite(
       }
       const events = await sessions.events(made.hex, 0, 100);
       expect(events.map((event) => event.seq)).toEqual(events.map((_, at) => at + 1));
-      expect(events.map((event) => event.type)).toEqual(
-        ["joined", "joined", "precopy", "joined", "committed", "postcopy", "done"],
-      );
+      expect(events.map((event) => event.type)).toEqual([
+        "joined",
+        "joined",
+        "precopy",
+        "joined",
+        "committed",
+        "postcopy",
+        "done",
+      ]);
     });
 
     promise("setState() and addEvent() store a peer's text as one harmless line", async () => {
@@ -256,13 +276,17 @@ export function databaseSuite(
         Array.from({ length: 30 }, (_, at) => store.addEvent(made.id, "tick", { at })),
       );
       const events = await sessions.events(made.hex, 0, 100);
-      expect(events.map((event) => event.seq)).toEqual(Array.from({ length: 30 }, (_, at) => at + 1));
+      expect(events.map((event) => event.seq)).toEqual(
+        Array.from({ length: 30 }, (_, at) => at + 1),
+      );
     });
 
     promise("saveProgress(), describe() and addUsage() show in the session", async () => {
       const made = await make();
       // All fields are numbers, and the list of them is complete.
-      const progress = Object.fromEntries(PROGRESS_FIELDS.map((field, at) => [field, at])) as unknown as Progress;
+      const progress = Object.fromEntries(
+        PROGRESS_FIELDS.map((field, at) => [field, at]),
+      ) as unknown as Progress;
       await store.saveProgress(made.id, progress);
       await store.describe(made.id, "seeder", described(10 * 65_536 + 1));
       await store.describe(made.id, "leecher", { ...described(1), host: "b" });
@@ -326,32 +350,38 @@ export function databaseSuite(
       expect(await read(made, 0, 0)).toEqual([]);
     });
 
-    promise("index.fold() changes nothing that can be read, and keeps deltas without a base", async () => {
-      const made = await described_(3 * SEGMENT + 7);
-      await store.index.putSegment(made.id, 1, 0, hashes(SEGMENT, 1));
-      await store.index.putSegment(made.id, 1, 3, hashes(7, 1));
-      await store.index.appendDelta(made.id, delta([0, 2, 20], [SEGMENT, 2, 21], [3 * SEGMENT + 6, 2, 22]));
-      await store.index.appendDelta(made.id, delta([0, 3, 30], [2 * SEGMENT, 3, 31]));
-      const places = [0, 1, SEGMENT, 2 * SEGMENT, 3 * SEGMENT, 3 * SEGMENT + 6] as const;
-      const all = async () => (await Promise.all(places.map((at) => read(made, at, 1)))).flat();
-      const before = await all();
-      expect(before).toEqual([30, 1, 21, 31, 1, 22]);
-      expect(await store.index.fold(made.id)).toBe(true);
-      expect(await all()).toEqual(before);
-      expect(await store.index.fold(made.id)).toBe(true);
-      expect(await all()).toEqual(before);
-      // A hash that was folded in still has its epoch.
-      await store.index.putSegment(made.id, 2, 0, hashes(SEGMENT, 60));
-      expect(await read(made, 0, 2)).toEqual([30, 60]);
-      await store.index.appendDelta(made.id, delta([0, 2, 99], [1, 3, 61]));
-      expect(await read(made, 0, 2)).toEqual([30, 61]);
-      const whole: number[] = [];
-      for await (const part of store.index.stream(made.id)) {
-        for (let at = 0; at < part.length; at += 32) whole.push(part[at] ?? -1);
-      }
-      expect(whole).toHaveLength(3 * SEGMENT + 7);
-      expect(places.map((at) => whole[at])).toEqual([30, 61, 21, 31, 1, 22]);
-    });
+    promise(
+      "index.fold() changes nothing that can be read, and keeps deltas without a base",
+      async () => {
+        const made = await described_(3 * SEGMENT + 7);
+        await store.index.putSegment(made.id, 1, 0, hashes(SEGMENT, 1));
+        await store.index.putSegment(made.id, 1, 3, hashes(7, 1));
+        await store.index.appendDelta(
+          made.id,
+          delta([0, 2, 20], [SEGMENT, 2, 21], [3 * SEGMENT + 6, 2, 22]),
+        );
+        await store.index.appendDelta(made.id, delta([0, 3, 30], [2 * SEGMENT, 3, 31]));
+        const places = [0, 1, SEGMENT, 2 * SEGMENT, 3 * SEGMENT, 3 * SEGMENT + 6] as const;
+        const all = async () => (await Promise.all(places.map((at) => read(made, at, 1)))).flat();
+        const before = await all();
+        expect(before).toEqual([30, 1, 21, 31, 1, 22]);
+        expect(await store.index.fold(made.id)).toBe(true);
+        expect(await all()).toEqual(before);
+        expect(await store.index.fold(made.id)).toBe(true);
+        expect(await all()).toEqual(before);
+        // A hash that was folded in still has its epoch.
+        await store.index.putSegment(made.id, 2, 0, hashes(SEGMENT, 60));
+        expect(await read(made, 0, 2)).toEqual([30, 60]);
+        await store.index.appendDelta(made.id, delta([0, 2, 99], [1, 3, 61]));
+        expect(await read(made, 0, 2)).toEqual([30, 61]);
+        const whole: number[] = [];
+        for await (const part of store.index.stream(made.id)) {
+          for (let at = 0; at < part.length; at += 32) whole.push(part[at] ?? -1);
+        }
+        expect(whole).toHaveLength(3 * SEGMENT + 7);
+        expect(places.map((at) => whole[at])).toEqual([30, 61, 21, 31, 1, 22]);
+      },
+    );
 
     promise("index: writers at work during folds lose nothing", async () => {
       const segments = 4;
@@ -393,7 +423,10 @@ export function databaseSuite(
       }
       await store.index.settled();
       const [row] = await database.query(
-        { name: "test_region", text: "select base_gen, delta_bytes from region where session_id = $1" },
+        {
+          name: "test_region",
+          text: "select base_gen, delta_bytes from region where session_id = $1",
+        },
         [made.hex],
       );
       expect(Number(row?.["base_gen"])).toBeGreaterThan(0);
@@ -409,10 +442,18 @@ export function databaseSuite(
       expect(await put(1, 4)).toBe("FRAME_MALFORMED");
       expect(await put(2, 1)).toBe("FRAME_MALFORMED");
       expect(await put(0, SEGMENT + 1)).toBe("FRAME_MALFORMED");
-      expect(await code(store.index.putSegment(made.id, 1, 0, new Uint8Array(33)))).toBe("FRAME_MALFORMED");
-      expect(await code(store.index.appendDelta(made.id, delta([SEGMENT + 3, 1, 1])))).toBe("FRAME_MALFORMED");
-      expect(await code(store.index.appendDelta(made.id, new Uint8Array(41)))).toBe("FRAME_MALFORMED");
-      expect(await code(store.index.setRoot(made.id, 1, new Uint8Array(31)))).toBe("FRAME_MALFORMED");
+      expect(await code(store.index.putSegment(made.id, 1, 0, new Uint8Array(33)))).toBe(
+        "FRAME_MALFORMED",
+      );
+      expect(await code(store.index.appendDelta(made.id, delta([SEGMENT + 3, 1, 1])))).toBe(
+        "FRAME_MALFORMED",
+      );
+      expect(await code(store.index.appendDelta(made.id, new Uint8Array(41)))).toBe(
+        "FRAME_MALFORMED",
+      );
+      expect(await code(store.index.setRoot(made.id, 1, new Uint8Array(31)))).toBe(
+        "FRAME_MALFORMED",
+      );
       const without = await make();
       expect(await code(store.index.putSegment(without.id, 1, 0, hashes(1, 1)))).toBe("NOT_FOUND");
       expect(await code(store.index.read(without.id, 0, 1))).toBe("NOT_FOUND");
@@ -425,28 +466,38 @@ export function databaseSuite(
       expect((await sessions.get(made.hex))?.rootHash).toEqual(new Uint8Array(32).fill(2));
     });
 
-    promise("a transaction that throws leaves nothing, and ours comes through as it is", async () => {
-      const made = await make();
-      const error = await database
-        .queryTransaction(async (query) => {
-          await query(
-            { name: "test_rename", text: "update session set name = 'changed' where id = $1" },
-            [made.hex],
-          );
-          throw new Error("no");
-        })
-        .catch((thrown: unknown) => thrown);
-      expect(error).toMatchObject({ code: "DATABASE_UNAVAILABLE" });
-      expect((await sessions.get(made.hex))?.name).toBe("a session");
-      const broken = { name: "test_broken", text: "select nothing from nowhere" };
-      expect(await code(database.query(broken, []))).toBe("INTERNAL");
-      await database.ping();
-    });
+    promise(
+      "a transaction that throws leaves nothing, and ours comes through as it is",
+      async () => {
+        const made = await make();
+        const error = await database
+          .queryTransaction(async (query) => {
+            await query(
+              { name: "test_rename", text: "update session set name = 'changed' where id = $1" },
+              [made.hex],
+            );
+            throw new Error("no");
+          })
+          .catch((thrown: unknown) => thrown);
+        expect(error).toMatchObject({ code: "DATABASE_UNAVAILABLE" });
+        expect((await sessions.get(made.hex))?.name).toBe("a session");
+        const broken = { name: "test_broken", text: "select nothing from nowhere" };
+        expect(await code(database.query(broken, []))).toBe("INTERNAL");
+        await database.ping();
+      },
+    );
   });
 }
 
 function described(regionBytes: number): DescribeFrame {
-  return { kind: "describe", regionName: "db", regionBytes, chunkBytes: 65_536, host: "a", version: "1" };
+  return {
+    kind: "describe",
+    regionName: "db",
+    regionBytes,
+    chunkBytes: 65_536,
+    host: "a",
+    version: "1",
+  };
 }
 
 /** Hashes that are one byte repeated, to be told apart at a glance. */

@@ -50,18 +50,26 @@ test("readConfig() puts flags over the environment over defaults", () => {
     userConfigFile: "/home/u/.config/memferry/config.json",
   });
   expect(config([], env).listen).toEqual({ host: "::", port: 1 });
-  expect(config(["--public-url", "https://relay.example/"]).publicUrl).toBe("https://relay.example");
+  expect(config(["--public-url", "https://relay.example/"]).publicUrl).toBe(
+    "https://relay.example",
+  );
   expect(config(["--no-user-config"]).userConfigFile).toBeUndefined();
 });
 
 test("readConfig() reports every problem at once, one line each, with its cure", () => {
   const found = problems([
-    "--listen", "8443",
-    "--dashboard", "0.0.0.0:8444",
-    "--database-url", "mysql://root:hunter2@h/db",
-    "--public-url", "http://relay.example/path",
-    "--certificate", "c.pem",
-    "--log-level", "loud",
+    "--listen",
+    "8443",
+    "--dashboard",
+    "0.0.0.0:8444",
+    "--database-url",
+    "mysql://root:hunter2@h/db",
+    "--public-url",
+    "http://relay.example/path",
+    "--certificate",
+    "c.pem",
+    "--log-level",
+    "loud",
     "--colour",
     "--json=yes",
     "extra",
@@ -87,7 +95,14 @@ test("readConfig() refuses a dashboard that others can reach, or on the relay's 
 test("readConfig() answers --help whatever else is wrong, and names every option there", () => {
   expect(readConfig(["--nonsense", "--help"], home)).toEqual({ kind: "help" });
   expect(readConfig(["-h"], home)).toEqual({ kind: "help" });
-  for (const flag of ["--listen", "--dashboard", "--data", "--database-url", "--public-url", "--json"]) {
+  for (const flag of [
+    "--listen",
+    "--dashboard",
+    "--data",
+    "--database-url",
+    "--public-url",
+    "--json",
+  ]) {
     expect(HELP).toContain(flag);
   }
 });
@@ -95,7 +110,17 @@ test("readConfig() answers --help whatever else is wrong, and names every option
 test("parseAddress() takes HOST:PORT and nothing else", () => {
   expect(parseAddress("[2001:db8::1]:443")).toEqual({ host: "2001:db8::1", port: 443 });
   expect(parseAddress(":443")).toEqual({ host: "", port: 443 });
-  for (const text of ["", "host", "host:", "host:65536", "host:-1", "::1:80", "a b:1", "host:1:2", "[::1]"]) {
+  for (const text of [
+    "",
+    "host",
+    "host:",
+    "host:65536",
+    "host:-1",
+    "::1:80",
+    "a b:1",
+    "host:1:2",
+    "[::1]",
+  ]) {
     expect([text, parseAddress(text)]).toEqual([text, undefined]);
   }
 });

@@ -13,7 +13,12 @@ function lines(format: "json" | "text", level: "debug" | "info" = "info") {
 test("createLog() writes one line of JSON an event, and none below its level", () => {
   const { log, written } = lines("json");
   log("debug", "unseen");
-  log("info", "peer\njoined", { role: "seeder", count: 2, none: undefined, error: new TypeError("x") });
+  log("info", "peer\njoined", {
+    role: "seeder",
+    count: 2,
+    none: undefined,
+    error: new TypeError("x"),
+  });
   expect(written).toHaveLength(1);
   expect(JSON.parse(written[0] ?? "")).toEqual({
     at: "1970-01-01T00:00:00.000Z",

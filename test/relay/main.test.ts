@@ -10,7 +10,10 @@ import { afterEach, beforeEach, expect, test } from "vitest";
 
 const main = fileURLToPath(new URL("../../relay/main.ts", import.meta.url));
 /** The relay is started by what runs the test. */
-const command = "Deno" in globalThis ? [process.execPath, "run", "--allow-all"] : [process.execPath];
+const command =
+  "Deno" in globalThis
+    ? [process.execPath, "run", "--allow-all", "--unstable-net"]
+    : [process.execPath];
 
 let directory: string;
 const children = new Set<ChildProcess>();
@@ -47,6 +50,11 @@ function start(...args: string[]): Run {
   child.stderr.setEncoding("utf8").on("data", (text: string) => (run.err += text));
   void run.exit.then(() => children.delete(child));
   return run;
+}
+
+/** By the system's call: Deno's `child.kill` would report the signal it sent in place of the exit code. */
+function signal(run: Run, name: NodeJS.Signals): void {
+  if (run.child.pid !== undefined) process.kill(run.child.pid, name);
 }
 
 const usual = () => ["--listen", "127.0.0.1:0", "--data", join(directory, "data"), "--json"];
@@ -105,7 +113,7 @@ test("relay/main.ts makes a key, tells the user's commands, serves, and stops on
   expect(await second.exit).toBe(1);
   expect(second.err).toMatch(/^memferry relay: .*in use by another relay.*--data[^\n]*\n$/);
 
-  first.child.kill("SIGTERM");
+  signal(first, "SIGTERM");
   expect(await first.exit).toBe(0);
   await events.text().catch(() => {});
   expect(first.out.trim().split("\n")).toHaveLength(1);
@@ -114,18 +122,18 @@ test("relay/main.ts makes a key, tells the user's commands, serves, and stops on
   const relay = await ready(again);
   expect(relay.certificateHashes).toEqual(line.certificateHashes);
   expect((await readFile(relay.keyFile, "utf8")).trim()).toBe(key);
-  again.child.kill("SIGINT");
+  signal(again, "SIGINT");
   expect(await again.exit).toBe(0);
 }, 60_000);
 
 test("relay/main.ts survives SIGKILL: the next start finds its data free", async () => {
   const first = start(...usual(), "--dashboard", "off", "--no-user-config");
   await ready(first);
-  first.child.kill("SIGKILL");
+  signal(first, "SIGKILL");
   await first.exit;
   const second = start(...usual(), "--dashboard", "off", "--no-user-config");
   await ready(second);
-  second.child.kill("SIGTERM");
+  signal(second, "SIGTERM");
   expect(await second.exit).toBe(0);
 }, 60_000);
 
@@ -134,7 +142,15 @@ test("relay/main.ts says in one line that a port is taken, which, and what to do
   await once(taken, "listening");
   const address = taken.address();
   if (address === null || typeof address === "string") throw new Error("no port");
-  const run = start("--listen", `127.0.0.1:${address.port}`, "--dashboard", "off", "--data", join(directory, "d"), "--no-user-config");
+  const run = start(
+    "--listen",
+    `127.0.0.1:${address.port}`,
+    "--dashboard",
+    "off",
+    "--data",
+    join(directory, "d"),
+    "--no-user-config",
+  );
   expect(await run.exit).toBe(1);
   expect(run.err).toBe(
     `memferry relay: port ${address.port} is taken: stop the program that has it, or give --listen another HOST:PORT\n`,
@@ -160,6 +176,6 @@ test("relay/main.ts leaves a user's configuration alone that it cannot read", as
   await ready(run);
   expect(await readFile(configFile, "utf8")).toBe("{ not json");
   expect(run.err).toContain("configuration was not written");
-  run.child.kill("SIGTERM");
+  signal(run, "SIGTERM");
   expect(await run.exit).toBe(0);
 }, 30_000);

@@ -50,7 +50,7 @@ const SILENCE_MS = 25_000;
 /** Follows all sessions until `signal` is aborted, through losses of the connection. */
 export async function follow(key: string, follower: Follower, signal: AbortSignal): Promise<void> {
   let heardAt = new Date();
-  for (let retryMs = RETRY_MS_MIN; !signal.aborted; ) {
+  for (let retryMs = RETRY_MS_MIN; !signal.aborted;) {
     const silence = new AbortController();
     let timer = 0;
     const heard = (): void => {

@@ -32,3 +32,9 @@ export function duration(ms: number | null): string {
 export function clock(at: Date): string {
   return at.toLocaleTimeString([], { hour: "2-digit", minute: "2-digit", second: "2-digit" });
 }
+
+/** The time of day, and the day unless it is today. */
+export function moment(at: Date): string {
+  const today = at.toDateString() === new Date().toDateString();
+  return today ? clock(at) : `${at.toLocaleDateString()} ${clock(at)}`;
+}

@@ -124,7 +124,8 @@ function arrange(): void {
   if (!same) page.sessions.replaceChildren(...wanted);
   page.empty.hidden = wanted.length > 0;
   const active = entries.filter(({ session }) => !ENDED.has(session.state)).length;
-  page.counts.textContent = wanted.length === 0 ? "" : `${active} active, ${entries.length - active} ended`;
+  page.counts.textContent =
+    wanted.length === 0 ? "" : `${active} active, ${entries.length - active} ended`;
 }
 
 async function confirm(id: string, action: SessionAction): Promise<void> {
@@ -144,6 +145,7 @@ async function confirm(id: string, action: SessionAction): Promise<void> {
     show(await act(key, id, action));
     arrange();
   } catch (error) {
-    page.problem.textContent = error instanceof ApiProblem ? error.message : "The relay does not answer.";
+    page.problem.textContent =
+      error instanceof ApiProblem ? error.message : "The relay does not answer.";
   }
 }

@@ -4,7 +4,7 @@
  * @module
  */
 import type { SessionAction, SessionBody } from "../../relay/app.ts";
-import { bytes, clock, duration, rate } from "./format.ts";
+import { bytes, duration, moment, rate } from "./format.ts";
 
 export interface SessionCard {
   readonly element: HTMLElement;
@@ -79,6 +79,7 @@ export function createSessionCard(onAction: (action: SessionAction) => void): Se
   const eta = figure("Time left");
   const downtime = figure("Downtime");
   const path = figure("Path");
+  path.parentElement?.classList.add("wide");
   const reason = make("p", "reason");
   const buttons = make("div", "buttons");
   const actions = (["finalize", "cancel"] as const).map((action) => {
@@ -101,14 +102,20 @@ export function createSessionCard(onAction: (action: SessionAction) => void): Se
       chip.className = `chip ${session.state}`;
 
       const total = progress?.chunksTotal ?? 0;
-      const part = (chunks: number): number => (total === 0 ? 0 : Math.min(100, (chunks / total) * 100));
+      const part = (chunks: number): number =>
+        total === 0 ? 0 : Math.min(100, (chunks / total) * 100);
       const readyPart = session.state === "done" ? 100 : part(progress?.chunksReady ?? 0);
       const sentPart = Math.max(readyPart, part(progress?.chunksSent ?? 0));
       sent.setAttribute("width", `${sentPart}%`);
       ready.setAttribute("width", `${readyPart}%`);
-      bar.setAttribute("aria-label", `${readyPart.toFixed(0)} % ready, ${sentPart.toFixed(0)} % sent`);
+      bar.setAttribute(
+        "aria-label",
+        `${readyPart.toFixed(0)} % ready, ${sentPart.toFixed(0)} % sent`,
+      );
 
-      const moving = progress !== null && ["precopy", "finalizing", "suspended", "committed", "postcopy"].includes(session.state);
+      const moving =
+        progress !== null &&
+        ["precopy", "finalizing", "suspended", "committed", "postcopy"].includes(session.state);
       authority.textContent = session.authority.holder === "seeder" ? "source" : "destination";
       readyFigure.textContent = progress === null ? "–" : `${readyPart.toFixed(1)} %`;
       sendRate.textContent = moving ? rate(progress.sendBytesPerS) : "–";
@@ -128,14 +135,15 @@ export function createSessionCard(onAction: (action: SessionAction) => void): Se
             (session.path.rttMs === null ? "" : `, ${session.path.rttMs.toFixed(0)} ms`);
       reason.textContent = session.reason?.message ?? "";
       reason.hidden = reason.textContent === "";
-      for (const { action, button } of actions) button.hidden = !session.allowedActions.includes(action);
+      for (const { action, button } of actions)
+        button.hidden = !session.allowedActions.includes(action);
       buttons.hidden = session.allowedActions.length === 0;
       const peer = (label: string, { connected, host }: SessionBody["seeder"]): string =>
         `${label} ${host ?? ""}${host === null ? "" : " "}${connected ? "connected" : "not connected"}`;
       meta.textContent = [
         peer("source", seeder),
         peer("destination", leecher),
-        `made ${clock(new Date(timings.createdAt))}`,
+        `made ${moment(new Date(timings.createdAt))}`,
         session.id.slice(0, 8),
       ].join(" · ");
     },

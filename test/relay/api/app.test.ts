@@ -26,13 +26,19 @@ async function json(response: Response): Promise<any> {
   return await response.json();
 }
 
-async function create(body: unknown = {}, by = key): Promise<{ session: SessionBody; tickets: Record<"seeder" | "leecher", { token: string }> }> {
+async function create(
+  body: unknown = {},
+  by = key,
+): Promise<{ session: SessionBody; tickets: Record<"seeder" | "leecher", { token: string }> }> {
   const response = await harness.ask(by, "POST", "/v1/sessions", body);
   expect(response.status).toBe(201);
   return await json(response);
 }
 
-async function join(id: string, tickets: Awaited<ReturnType<typeof create>>["tickets"]): Promise<void> {
+async function join(
+  id: string,
+  tickets: Awaited<ReturnType<typeof create>>["tickets"],
+): Promise<void> {
   for (const role of ["seeder", "leecher"] as const) {
     const token = fromBase64Url(tickets[role].token);
     const sessionId = fromHex(id);
@@ -85,7 +91,10 @@ describe("sessions", () => {
       authority: { holder: "seeder", epoch: 0 },
       allowedActions: ["cancel"],
     });
-    expect(body.relay).toEqual({ url: "https://relay.test:8443", certificateHashes: ["ab".repeat(32)] });
+    expect(body.relay).toEqual({
+      url: "https://relay.test:8443",
+      certificateHashes: ["ab".repeat(32)],
+    });
     const lifetime = Date.parse(body.tickets.seeder.expiresAt) - Date.now();
     expect(lifetime).toBeGreaterThan(50_000);
     expect(lifetime).toBeLessThanOrEqual(60_000);
@@ -121,7 +130,9 @@ describe("sessions", () => {
       path = page.nextCursor === null ? null : `/v1/sessions?limit=3&cursor=${page.nextCursor}`;
     }
     expect(seen).toEqual(made.toReversed());
-    const cancelled = await json(await harness.ask(other, "GET", "/v1/sessions?state=cancelled,done"));
+    const cancelled = await json(
+      await harness.ask(other, "GET", "/v1/sessions?state=cancelled,done"),
+    );
     expect(cancelled.sessions.map((session: SessionBody) => session.id)).toEqual([made[3]]);
   });
 
@@ -132,65 +143,109 @@ describe("sessions", () => {
     await harness.store.setState(sessionId, { by: "seeder", state: "precopy", reason: "" });
     await harness.store.saveProgress(sessionId, { ...progress, round: 1 });
     await harness.store.describe(sessionId, "seeder", {
-      kind: "describe", regionName: "cache", regionBytes: 6_553_600, chunkBytes: 65_536, host: "a", version: "1.0.0",
+      kind: "describe",
+      regionName: "cache",
+      regionBytes: 6_553_600,
+      chunkBytes: 65_536,
+      host: "a",
+      version: "1.0.0",
     });
-    const peer = { link: "websocket", remoteAddress: "203.0.113.7", joinedAtMs: 1_700_000_000_000 } as const;
+    const peer = {
+      link: "websocket",
+      remoteAddress: "203.0.113.7",
+      joinedAtMs: 1_700_000_000_000,
+    } as const;
     harness.switchboard.sessions.set(session.id, {
-      seeder: { ...peer, link: "webtransport" }, leecher: peer, progress, bytesFrom: { seeder: 1, leecher: 2 },
+      seeder: { ...peer, link: "webtransport" },
+      leecher: peer,
+      progress,
+      bytesFrom: { seeder: 1, leecher: 2 },
     });
     const body = await json(await harness.ask(key, "GET", `/v1/sessions/${session.id}`));
     expect(body).toMatchObject({
       state: "precopy",
-      region: { name: "cache", bytes: 6_553_600, chunkBytes: 65_536, chunkCount: 100, rootHash: null },
+      region: {
+        name: "cache",
+        bytes: 6_553_600,
+        chunkBytes: 65_536,
+        chunkCount: 100,
+        rootHash: null,
+      },
       seeder: { connected: true, host: "a", link: "webtransport", observedAddr: "203.0.113.7" },
       leecher: { connected: true, host: null, link: "websocket" },
       path: { kind: "relayWs", rttMs: 3 },
       progress: {
-        round: 2, percent: 25, convergence: { verdict: "yes", ratio: 0.25 }, etaMs: 2000, expectedDowntimeMs: null,
+        round: 2,
+        percent: 25,
+        convergence: { verdict: "yes", ratio: 0.25 },
+        etaMs: 2000,
+        expectedDowntimeMs: null,
       },
       allowedActions: ["finalize", "cancel"],
     });
     harness.switchboard.sessions.delete(session.id);
     const later = await json(await harness.ask(key, "GET", `/v1/sessions/${session.id}`));
-    expect(later).toMatchObject({ path: null, seeder: { connected: false }, progress: { round: 1 } });
+    expect(later).toMatchObject({
+      path: null,
+      seeder: { connected: false },
+      progress: { round: 1 },
+    });
   });
 
   test(":finalize reaches the leecher, or says why not", async () => {
     const { session, tickets } = await create();
     const path = `/v1/sessions/${session.id}:finalize`;
     const early = await harness.ask(key, "POST", path);
-    expect(await json(early.clone())).toMatchObject({ currentState: "pending", allowedActions: ["cancel"] });
+    expect(await json(early.clone())).toMatchObject({
+      currentState: "pending",
+      allowedActions: ["cancel"],
+    });
     await expectProblem(early, 409, "STATE_CONFLICT");
     await join(session.id, tickets);
     await expectProblem(await harness.ask(key, "POST", path), 409, "STATE_CONFLICT");
     const leecher = { link: "memory", remoteAddress: "", joinedAtMs: 0 } as const;
     harness.switchboard.sessions.set(session.id, {
-      seeder: undefined, leecher, progress: undefined, bytesFrom: { seeder: 0, leecher: 0 },
+      seeder: undefined,
+      leecher,
+      progress: undefined,
+      bytesFrom: { seeder: 0, leecher: 0 },
     });
     const response = await harness.ask(key, "POST", path, { reason: "window opens" });
     expect(response.status).toBe(202);
     expect(harness.switchboard.commands.at(-1)).toEqual({
-      sessionId: session.id, command: "finalize", reason: "window opens",
+      sessionId: session.id,
+      command: "finalize",
+      reason: "window opens",
     });
-    const { events } = await json(await harness.ask(key, "GET", `/v1/sessions/${session.id}/events`));
+    const { events } = await json(
+      await harness.ask(key, "GET", `/v1/sessions/${session.id}/events`),
+    );
     expect(events.at(-1)).toMatchObject({
-      type: "finalizeRequested", data: { by: "api", reason: "window opens" },
+      type: "finalizeRequested",
+      data: { by: "api", reason: "window opens" },
     });
   });
 
   test(":cancel may be repeated, and is refused once the workload has moved", async () => {
     const { session } = await create();
     for (let time = 0; time < 2; time++) {
-      const response = await harness.ask(key, "POST", `/v1/sessions/${session.id}:cancel`, { reason: "wrong host" });
+      const response = await harness.ask(key, "POST", `/v1/sessions/${session.id}:cancel`, {
+        reason: "wrong host",
+      });
       expect(response.status).toBe(202);
       expect(await json(response)).toMatchObject({
-        state: "cancelled", reason: { code: "CANCELLED_BY_API", message: "wrong host" }, allowedActions: [],
+        state: "cancelled",
+        reason: { code: "CANCELLED_BY_API", message: "wrong host" },
+        allowedActions: [],
       });
     }
     const moved = await create();
     await harness.store.commit(fromHex(moved.session.id), 1);
     const refused = await harness.ask(key, "POST", `/v1/sessions/${moved.session.id}:cancel`);
-    expect(await json(refused.clone())).toMatchObject({ currentState: "committed", allowedActions: [] });
+    expect(await json(refused.clone())).toMatchObject({
+      currentState: "committed",
+      allowedActions: [],
+    });
     await expectProblem(refused, 409, "STATE_CONFLICT");
     const shown = await json(await harness.ask(key, "GET", `/v1/sessions/${moved.session.id}`));
     expect(shown.authority).toEqual({ holder: "leecher", epoch: 1 });
@@ -198,7 +253,8 @@ describe("sessions", () => {
 
   test("GET /v1/sessions/{id}/events pages in order", async () => {
     const { session } = await create();
-    for (let at = 0; at < 5; at++) await harness.store.addEvent(fromHex(session.id), "tick", { at });
+    for (let at = 0; at < 5; at++)
+      await harness.store.addEvent(fromHex(session.id), "tick", { at });
     const seen: number[] = [];
     let cursor = "";
     do {
@@ -214,9 +270,18 @@ describe("sessions", () => {
   test("GET /v1/sessions/{id}/manifest gives 32 bytes a chunk", async () => {
     const { session } = await create();
     const id = fromHex(session.id);
-    await expectProblem(await harness.ask(key, "GET", `/v1/sessions/${session.id}/manifest`), 404, "NOT_FOUND");
+    await expectProblem(
+      await harness.ask(key, "GET", `/v1/sessions/${session.id}/manifest`),
+      404,
+      "NOT_FOUND",
+    );
     await harness.store.describe(id, "seeder", {
-      kind: "describe", regionName: "r", regionBytes: 1026 * 65_536, chunkBytes: 65_536, host: "a", version: "1",
+      kind: "describe",
+      regionName: "r",
+      regionBytes: 1026 * 65_536,
+      chunkBytes: 65_536,
+      host: "a",
+      version: "1",
     });
     await harness.store.index.putSegment(id, 1, 1, new Uint8Array(64).fill(7));
     await harness.store.index.setRoot(id, 1, new Uint8Array(32).fill(9));
@@ -234,15 +299,23 @@ describe("who may ask", () => {
     const { session } = await create({ name: "secret name" });
     const { key: other } = await harness.key("theirs");
     const routes = [
-      ["GET", ""], ["GET", "/events"], ["GET", "/manifest"], ["POST", ":finalize"], ["POST", ":cancel"],
+      ["GET", ""],
+      ["GET", "/events"],
+      ["GET", "/manifest"],
+      ["POST", ":finalize"],
+      ["POST", ":cancel"],
     ] as const;
     for (const [method, suffix] of routes) {
       const response = await harness.ask(other, method, `/v1/sessions/${session.id}${suffix}`);
       expect(await response.clone().text()).not.toContain("secret name");
       await expectProblem(response, 404, "NOT_FOUND");
     }
-    expect(await json(await harness.ask(other, "GET", "/v1/sessions"))).toMatchObject({ sessions: [] });
-    expect(await json(await harness.ask(key, "GET", `/v1/sessions/${session.id}`))).toMatchObject({ state: "pending" });
+    expect(await json(await harness.ask(other, "GET", "/v1/sessions"))).toMatchObject({
+      sessions: [],
+    });
+    expect(await json(await harness.ask(key, "GET", `/v1/sessions/${session.id}`))).toMatchObject({
+      state: "pending",
+    });
   });
 
   test("without a good key nothing under /v1 answers", async () => {
@@ -254,7 +327,11 @@ describe("who may ask", () => {
       expect(response.headers.get("www-authenticate")).toMatch(/^Bearer/);
       await expectProblem(response, 401, "UNAUTHENTICATED");
     }
-    await expectProblem(await harness.app.request(`/v1/sessions?key=${key}`), 401, "UNAUTHENTICATED");
+    await expectProblem(
+      await harness.app.request(`/v1/sessions?key=${key}`),
+      401,
+      "UNAUTHENTICATED",
+    );
   });
 
   test("a key does what its scopes say", async () => {
@@ -264,7 +341,11 @@ describe("who may ask", () => {
     const { key: admin } = await harness.key("mine", ["admin"]);
     const cancel = `/v1/sessions/${session.id}:cancel`;
     expect((await harness.ask(reader, "GET", "/v1/sessions")).status).toBe(200);
-    await expectProblem(await harness.ask(reader, "POST", "/v1/sessions", {}), 403, "SCOPE_MISSING");
+    await expectProblem(
+      await harness.ask(reader, "POST", "/v1/sessions", {}),
+      403,
+      "SCOPE_MISSING",
+    );
     await expectProblem(await harness.ask(reader, "POST", cancel), 403, "SCOPE_MISSING");
     await expectProblem(await harness.ask(writer, "GET", "/v1/sessions"), 403, "SCOPE_MISSING");
     await expectProblem(await harness.ask(writer, "POST", cancel), 403, "SCOPE_MISSING");
@@ -277,8 +358,8 @@ describe("who may ask", () => {
     for (let at = 0; at < 25; at++) {
       statuses.push((await harness.ask("mfk_wrong", "GET", "/v1/sessions")).status);
     }
-    expect(statuses.slice(0, 20)).toEqual(new Array(20).fill(401));
-    expect(statuses.slice(21)).toEqual(new Array(4).fill(429));
+    expect(statuses.slice(0, 20)).toEqual(Array.from({ length: 20 }, () => 401));
+    expect(statuses.slice(21)).toEqual(Array.from({ length: 4 }, () => 429));
     const response = await harness.ask(key, "GET", "/v1/sessions");
     expect(Number(response.headers.get("retry-after"))).toBeGreaterThan(0);
     await expectProblem(response, 429, "RATE_LIMITED");
@@ -302,33 +383,73 @@ describe("what is refused", () => {
     });
   const asJson = { "content-type": "application/json" };
 
+  // oxlint-disable-next-line vitest/expect-expect -- expectProblem does
   test("bodies that are not JSON, of another type, without a length, or huge", async () => {
     await expectProblem(await post("{", asJson), 400, "REQUEST_MALFORMED");
     await expectProblem(await post("", asJson), 400, "REQUEST_MALFORMED");
-    await expectProblem(await post("{}", { "content-type": "text/plain" }), 415, "MEDIA_TYPE_UNSUPPORTED");
-    await expectProblem(await post("a=b", { "content-type": "application/x-www-form-urlencoded" }), 415, "MEDIA_TYPE_UNSUPPORTED");
-    await expectProblem(await post("{}", { "content-type": "application/jsonx" }), 415, "MEDIA_TYPE_UNSUPPORTED");
-    await expectProblem(await post("{}", { ...asJson, "transfer-encoding": "chunked" }), 411, "LENGTH_REQUIRED");
-    await expectProblem(await post("{}", { ...asJson, "content-length": "65537" }), 413, "BODY_TOO_LARGE");
+    await expectProblem(
+      await post("{}", { "content-type": "text/plain" }),
+      415,
+      "MEDIA_TYPE_UNSUPPORTED",
+    );
+    await expectProblem(
+      await post("a=b", { "content-type": "application/x-www-form-urlencoded" }),
+      415,
+      "MEDIA_TYPE_UNSUPPORTED",
+    );
+    await expectProblem(
+      await post("{}", { "content-type": "application/jsonx" }),
+      415,
+      "MEDIA_TYPE_UNSUPPORTED",
+    );
+    await expectProblem(
+      await post("{}", { ...asJson, "transfer-encoding": "chunked" }),
+      411,
+      "LENGTH_REQUIRED",
+    );
+    await expectProblem(
+      await post("{}", { ...asJson, "content-length": "65537" }),
+      413,
+      "BODY_TOO_LARGE",
+    );
     const { session } = await create();
     const cancel = `/v1/sessions/${session.id}:cancel`;
     await expectProblem(await harness.ask(key, "POST", cancel, "{"), 400, "REQUEST_MALFORMED");
-    await expectProblem(await harness.ask(key, "POST", cancel, { reason: 5 }), 422, "REQUEST_INVALID");
+    await expectProblem(
+      await harness.ask(key, "POST", cancel, { reason: 5 }),
+      422,
+      "REQUEST_INVALID",
+    );
     await expectProblem(await harness.ask(key, "POST", cancel, "null"), 422, "REQUEST_INVALID");
   });
 
   test("fields that are wrong or unknown, each by name", async () => {
     const wrong: readonly (readonly [body: unknown, path: string])[] = [
-      [null, ""], [[], ""], ["text", ""], [7, ""],
-      [{ projectId: "x" }, ""], [{ state: "done" }, ""], [{ id: "0".repeat(32) }, ""],
-      [{ name: 5 }, "name"], [{ name: "x".repeat(129) }, "name"], [{ name: "a\u0000b" }, "name"],
-      [{ name: "a\nb" }, "name"], [{ name: "\ud800" }, "name"],
-      [{ labels: { "": "x" } }, "labels."], [{ labels: { a: 1 } }, "labels.a"],
+      [null, ""],
+      [[], ""],
+      ["text", ""],
+      [7, ""],
+      [{ projectId: "x" }, ""],
+      [{ state: "done" }, ""],
+      [{ id: "0".repeat(32) }, ""],
+      [{ name: 5 }, "name"],
+      [{ name: "x".repeat(129) }, "name"],
+      [{ name: "a\u0000b" }, "name"],
+      [{ name: "a\nb" }, "name"],
+      [{ name: "\ud800" }, "name"],
+      [{ labels: { "": "x" } }, "labels."],
+      [{ labels: { a: 1 } }, "labels.a"],
       [{ labels: { a: "\u0007" } }, "labels.a"],
-      [{ labels: Object.fromEntries(Array.from({ length: 33 }, (_, at) => [`l${at}`, ""])) }, "labels"],
-      [{ mode: "fast" }, "mode"], [{ limits: { bytesPerS: 0 } }, "limits.bytesPerS"],
-      [{ limits: { bytesPerS: 1.5 } }, "limits.bytesPerS"], [{ limits: { unknown: 1 } }, "limits"],
-      [{ ticketTtlMs: 0 }, "ticketTtlMs"], [{ ticketTtlMs: 1e12 }, "ticketTtlMs"],
+      [
+        { labels: Object.fromEntries(Array.from({ length: 33 }, (_, at) => [`l${at}`, ""])) },
+        "labels",
+      ],
+      [{ mode: "fast" }, "mode"],
+      [{ limits: { bytesPerS: 0 } }, "limits.bytesPerS"],
+      [{ limits: { bytesPerS: 1.5 } }, "limits.bytesPerS"],
+      [{ limits: { unknown: 1 } }, "limits"],
+      [{ ticketTtlMs: 0 }, "ticketTtlMs"],
+      [{ ticketTtlMs: 1e12 }, "ticketTtlMs"],
     ];
     for (const [body, path] of wrong) {
       const response = await harness.ask(key, "POST", "/v1/sessions", JSON.stringify(body));
@@ -338,22 +459,74 @@ describe("what is refused", () => {
     }
   });
 
+  // oxlint-disable-next-line vitest/expect-expect -- expectProblem does
   test("cursors, limits, states and ids that are none", async () => {
     const { session } = await create();
     const events = `/v1/sessions/${session.id}/events`;
-    const cursors = ["x", "%00", "a".repeat(150), "MTIzLmFiYw", btoa("99999999999999999999.x"), "..", "1e9"];
+    const cursors = [
+      "x",
+      "%00",
+      "a".repeat(150),
+      "MTIzLmFiYw",
+      btoa("99999999999999999999.x"),
+      "..",
+      "1e9",
+    ];
     for (const cursor of cursors) {
-      await expectProblem(await harness.ask(key, "GET", `/v1/sessions?cursor=${cursor}`), 400, "CURSOR_INVALID");
-      await expectProblem(await harness.ask(key, "GET", `${events}?cursor=${cursor}`), 400, "CURSOR_INVALID");
+      await expectProblem(
+        await harness.ask(key, "GET", `/v1/sessions?cursor=${cursor}`),
+        400,
+        "CURSOR_INVALID",
+      );
+      await expectProblem(
+        await harness.ask(key, "GET", `${events}?cursor=${cursor}`),
+        400,
+        "CURSOR_INVALID",
+      );
     }
-    for (const query of ["limit=0", "limit=201", "limit=1e9", "limit=x", "limit=-1", "limit=1.5", "state=x", "state=", "limit=1&limit=2"]) {
-      await expectProblem(await harness.ask(key, "GET", `/v1/sessions?${query}`), 422, "REQUEST_INVALID");
+    for (const query of [
+      "limit=0",
+      "limit=201",
+      "limit=1e9",
+      "limit=x",
+      "limit=-1",
+      "limit=1.5",
+      "state=x",
+      "state=",
+      "limit=1&limit=2",
+    ]) {
+      await expectProblem(
+        await harness.ask(key, "GET", `/v1/sessions?${query}`),
+        422,
+        "REQUEST_INVALID",
+      );
     }
-    for (const id of ["x", "0".repeat(32), "0".repeat(31), "G".repeat(32), "%00", "%2e%2e", "'or 1=1", session.id.toUpperCase()]) {
+    for (const id of [
+      "x",
+      "0".repeat(32),
+      "0".repeat(31),
+      "G".repeat(32),
+      "%00",
+      "%2e%2e",
+      "'or 1=1",
+      session.id.toUpperCase(),
+    ]) {
       await expectProblem(await harness.ask(key, "GET", `/v1/sessions/${id}`), 404, "NOT_FOUND");
-      await expectProblem(await harness.ask(key, "POST", `/v1/sessions/${id}:cancel`), 404, "NOT_FOUND");
+      await expectProblem(
+        await harness.ask(key, "POST", `/v1/sessions/${id}:cancel`),
+        404,
+        "NOT_FOUND",
+      );
     }
-    for (const suffix of [":nothing", ":", "::cancel", ":cancel:cancel", ":Cancel", ":cancel/x", ""]) {
+    for (const suffix of [
+      ":nothing",
+      ":",
+      "::cancel",
+      ":cancel:cancel",
+      ":Cancel",
+      ":cancel/x",
+      "",
+    ]) {
       const response = await harness.ask(key, "POST", `/v1/sessions/${session.id}${suffix}`);
       await expectProblem(response, 404, "NOT_FOUND");
     }
@@ -361,13 +534,27 @@ describe("what is refused", () => {
 
   test("whatever the request, an answer is never 5xx nor without its headers", async () => {
     const methods = ["GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "HEAD"];
-    const paths = ["/", "/v1", "/v1/", "/v1/sessions/", "/v1/events/x", "/%", "/%ff", "//", "/v1/sessions/%", "/.git/config", "/v1/%2e%2e/metrics"];
+    const paths = [
+      "/",
+      "/v1",
+      "/v1/",
+      "/v1/sessions/",
+      "/v1/events/x",
+      "/%",
+      "/%ff",
+      "//",
+      "/v1/sessions/%",
+      "/.git/config",
+      "/v1/%2e%2e/metrics",
+    ];
     for (const method of methods) {
       for (const path of paths) {
         const response = await harness.ask(key, method, path);
         expect([method, path, response.status < 500]).toEqual([method, path, true]);
         expect(response.headers.get("x-content-type-options")).toBe("nosniff");
-        expect(response.headers.get("content-security-policy")).toMatch(/default-src 'self'.*frame-ancestors 'none'/);
+        expect(response.headers.get("content-security-policy")).toMatch(
+          /default-src 'self'.*frame-ancestors 'none'/,
+        );
         expect(response.headers.get("cache-control")).toBe("no-store");
       }
     }
@@ -376,7 +563,10 @@ describe("what is refused", () => {
 
 describe("GET /v1/events", () => {
   /** The next event with a name. */
-  async function* events(response: Response): AsyncGenerator<{ event: string; data: { session?: SessionBody; sessions?: SessionBody[] } & Partial<SessionBody> }> {
+  async function* events(response: Response): AsyncGenerator<{
+    event: string;
+    data: { session?: SessionBody; sessions?: SessionBody[] } & Partial<SessionBody>;
+  }> {
     let text = "";
     const decoder = new TextDecoder();
     // The body is one; a response that has none fails the test that reads it.
@@ -385,7 +575,8 @@ describe("GET /v1/events", () => {
       for (let end = text.indexOf("\n\n"); end >= 0; end = text.indexOf("\n\n")) {
         const fields = text.slice(0, end).split("\n");
         text = text.slice(end + 2);
-        const field = (name: string) => fields.find((line) => line.startsWith(`${name}: `))?.slice(name.length + 2);
+        const field = (name: string) =>
+          fields.find((line) => line.startsWith(`${name}: `))?.slice(name.length + 2);
         const event = field("event");
         if (event !== undefined) yield { event, data: JSON.parse(field("data") ?? "null") };
       }
@@ -402,9 +593,15 @@ describe("GET /v1/events", () => {
     expect(first).toMatchObject({ event: "snapshot", data: { sessions: [{ id: session.id }] } });
     await create({ name: "another project's" });
     const { session: second } = await create({ name: "two" }, own);
-    expect((await stream.next()).value).toMatchObject({ event: "session", data: { id: second.id, name: "two" } });
+    expect((await stream.next()).value).toMatchObject({
+      event: "session",
+      data: { id: second.id, name: "two" },
+    });
     harness.switchboard.changed(fromHex(session.id));
-    expect((await stream.next()).value).toMatchObject({ event: "session", data: { id: session.id } });
+    expect((await stream.next()).value).toMatchObject({
+      event: "session",
+      data: { id: session.id },
+    });
     await stream.return(undefined);
   });
 
@@ -418,12 +615,14 @@ describe("GET /v1/events", () => {
 
   test("are so many for a key and no more, and closing one makes room", async () => {
     const { key: own } = await harness.key("many");
-    const open = await Promise.all(Array.from({ length: 20 }, () => harness.ask(own, "GET", "/v1/events")));
+    const open = await Promise.all(
+      Array.from({ length: 20 }, () => harness.ask(own, "GET", "/v1/events")),
+    );
     await expectProblem(await harness.ask(own, "GET", "/v1/events"), 429, "RATE_LIMITED");
     await open[0]?.body?.cancel();
     const again = await harness.ask(own, "GET", "/v1/events");
     expect(again.status).toBe(200);
-    await Promise.all([again, ...open.slice(1)].map((response) => response.body?.cancel()));
+    await Promise.all([again, ...open.slice(1)].map(async (response) => response.body?.cancel()));
   });
 });
 
@@ -432,11 +631,19 @@ describe("about the relay", () => {
     const document = await json(await harness.app.request("/openapi.json"));
     expect(document.openapi).toBe("3.1.0");
     expect(Object.keys(document.paths).toSorted()).toEqual([
-      "/v1/events", "/v1/sessions", "/v1/sessions/{id}", "/v1/sessions/{id}/events", "/v1/sessions/{id}/manifest",
-      "/v1/sessions/{id}:cancel", "/v1/sessions/{id}:finalize", "/version",
+      "/v1/events",
+      "/v1/sessions",
+      "/v1/sessions/{id}",
+      "/v1/sessions/{id}/events",
+      "/v1/sessions/{id}/manifest",
+      "/v1/sessions/{id}:cancel",
+      "/v1/sessions/{id}:finalize",
+      "/version",
     ]);
     const operationIds = new Set<string>();
-    for (const [path, item] of Object.entries<Record<string, { operationId: string; responses: object; parameters?: { name: string }[] }>>(document.paths)) {
+    for (const [path, item] of Object.entries<
+      Record<string, { operationId: string; responses: object; parameters?: { name: string }[] }>
+    >(document.paths)) {
       for (const operation of Object.values(item)) {
         expect(operationIds.has(operation.operationId)).toBe(false);
         operationIds.add(operation.operationId);
@@ -465,8 +672,11 @@ describe("about the relay", () => {
     const text = await (await harness.ask(key, "GET", "/metrics")).text();
     expect(text).toMatch(/^relay_sessions\{state="pending"\} [1-9]/m);
     for (const name of [
-      "relay_bytes_total", "relay_session_downtime_seconds", "relay_handshake_failures_total",
-      "relay_throttled_total", "relay_db_errors_total",
+      "relay_bytes_total",
+      "relay_session_downtime_seconds",
+      "relay_handshake_failures_total",
+      "relay_throttled_total",
+      "relay_db_errors_total",
     ]) {
       expect(text).toContain(`# TYPE ${name} `);
     }
