@@ -152,16 +152,14 @@ FuseProbe probeFuse() {
   if (::access(kDevice, F_OK) != 0) {
     return {false, "/dev/fuse is missing", "run: sudo modprobe fuse (in a container: --device /dev/fuse)"};
   }
-  if (hasSysAdmin()) {
-    const int fd = ::open(kDevice, O_RDWR | O_CLOEXEC);
-    if (fd >= 0) {
-      ::close(fd);
-      return {true, "", ""};
-    }
+  // The setuid helper opens it with the caller's rights too.
+  const int fd = ::open(kDevice, O_RDWR | O_CLOEXEC);
+  if (fd < 0) {
     return {false, std::string("/dev/fuse does not open: ") + std::strerror(errno),
-            "allow the device (in a container: --device /dev/fuse)"};
+            "run: sudo chmod 666 /dev/fuse (in a container: --device /dev/fuse)"};
   }
-  if (!findHelper().empty()) return {true, "", ""};
+  ::close(fd);
+  if (hasSysAdmin() || !findHelper().empty()) return {true, "", ""};
   return {false, "not root, and fusermount3 is not installed",
           "run: sudo apt-get install fuse3 (or as root; in a container: --cap-add SYS_ADMIN)"};
 }
@@ -247,6 +245,7 @@ Failure FuseMounter::mountAsRoot(bool allowOther) {
 Failure FuseMounter::mountWithHelper(bool allowOther) {
   const std::string helper = findHelper();
   if (helper.empty()) return Failure::named("ENOENT", "not root, and fusermount3 is not installed");
+  if (::access(kDevice, R_OK | W_OK) != 0) return Failure::system(errno, "open", kDevice);
   int sockets[2];
   if (::socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, sockets) != 0) {
     return Failure::system(errno, "socketpair");
@@ -260,8 +259,7 @@ Failure FuseMounter::mountWithHelper(bool allowOther) {
   ::close(sockets[1]);
   if (fd_ >= 0) return {};
   return Failure::named("EPERM",
-                        helper + " refused to mount '" + directory_ + "' (exit status " + std::to_string(status) +
-                            "); see its message on stderr",
+                        helper + " did not mount '" + directory_ + "' (exit status " + std::to_string(status) + ")",
                         directory_);
 }
 
