@@ -50,6 +50,8 @@ const FIRST_READ_GRACE_MS = 1_000;
 /** Stores under way per data stream: one is verified and written while the next is received. */
 const STORES_PER_STREAM = 2;
 const CHANNEL_FAILURES_MAX = 5;
+/** How long a relay that may be gone is told of a failure. */
+const GIVE_UP_MS = 5_000;
 
 /** When to hand over. */
 export type FinalizePolicy =
@@ -208,7 +210,8 @@ export class Leecher {
   /** The relay said who owns the region. */
   ownershipChanged(ownership: Ownership): void {
     if (ownership.owner === "seeder" && ownership.state === "cancelled") {
-      this.#end({ error: new MigrationError("CANCELLED", "the migration was cancelled") });
+      const why = ownership.reason === "" ? "the session was cancelled" : ownership.reason;
+      this.#end({ error: new MigrationError("CANCELLED", why) });
     }
   }
 
@@ -229,10 +232,10 @@ export class Leecher {
         await this.#serve(channel);
       } catch (error) {
         await this.#finishing;
-        if (this.#over.signal.aborted) return;
-        if (!isTransient(error)) {
-          await this.#giveUp(error);
-          throw error;
+        if (!isTransient(error)) this.#end({ error });
+        if (this.#over.signal.aborted) {
+          await this.#giveUp();
+          return;
         }
         if (++failures >= CHANNEL_FAILURES_MAX && this.#destination === undefined) throw error;
         if (this.#committed) session.reportPhase("paused");
@@ -245,11 +248,14 @@ export class Leecher {
     }
   }
 
-  /** An error of this side: the source is told, and goes on if nothing is committed. */
-  async #giveUp(error: unknown): Promise<void> {
-    if (this.#committed) return;
+  /** After an error of this side the relay is told, so that the source goes on if nothing is committed. */
+  async #giveUp(): Promise<void> {
+    const { session } = this.#options;
+    const outcome = this.#outcome;
+    if (this.#committed || outcome === undefined || "totals" in outcome) return;
+    if (session.ownership.state === "cancelled") return;
     try {
-      await this.#options.session.revoke(messageOf(error), AbortSignal.timeout(5_000));
+      await session.revoke(messageOf(outcome.error), AbortSignal.timeout(GIVE_UP_MS));
     } catch {
       // The source sees that this peer is gone, and its deadline asks the relay.
     }
@@ -273,7 +279,9 @@ export class Leecher {
       await this.#catchUp(channel, receiver);
       await Promise.race(tasks);
     } catch (error) {
-      await this.#tellAbort(channel, error);
+      // What happened here is the outcome, whatever the other side makes of it meanwhile.
+      if (!isTransient(error)) this.#end({ error });
+      await this.#tellAbort(channel);
       throw error;
     } finally {
       scope.abort(new MigrationError("PEER_LOST", "the channel is closed"));
@@ -283,12 +291,12 @@ export class Leecher {
   }
 
   /** If this side fails before the commit, the source hears it from here rather than by a timeout. */
-  async #tellAbort(channel: Channel, error: unknown): Promise<void> {
-    if (this.#committed || channel.lost.aborted) return;
-    const reason = this.#over.signal.aborted ? "cancelled" : messageOf(error);
-    if (!this.#over.signal.aborted && isTransient(error)) return;
+  async #tellAbort(channel: Channel): Promise<void> {
+    const outcome = this.#outcome;
+    if (this.#committed || channel.lost.aborted || outcome === undefined) return;
+    if ("totals" in outcome) return;
     try {
-      await channel.control.send({ kind: "abort", reason });
+      await channel.control.send({ kind: "abort", reason: messageOf(outcome.error) });
       await channel.end();
       await sleep(200, channel.lost);
     } catch {
@@ -578,22 +586,16 @@ export class Leecher {
         },
         (error: unknown) => {
           failure ??= { error };
+          // A store that fails is this side's end, whatever the streams say.
+          if (!signal.aborted) this.#end({ error });
           // Wakes the receive above, which then throws what happened.
           stream.abort("LINK_CLOSED", "a chunk could not be stored");
-          if (!signal.aborted) this.#fail(channel, error);
         },
       );
       under.add(stored);
       void stored.then(() => under.delete(stored));
       if (under.size >= STORES_PER_STREAM) await Promise.race(under);
     }
-  }
-
-  /** A store that fails is this side's end, whatever the streams say. */
-  #fail(channel: Channel, error: unknown): void {
-    void this.#tellAbort(channel, error)
-      .then(() => this.#giveUp(error))
-      .finally(() => this.#end({ error }));
   }
 
   /** Keeps the window open: what is stored may be sent anew. */
@@ -619,7 +621,7 @@ export class Leecher {
 
   #windowBytes(receiver: ChunkReceiver): number {
     const bandwidthDelay = receiver.bytesPerS * (this.#rttMs / 1000);
-    return Math.min(WINDOW_BYTES_MAX, Math.max(WINDOW_BYTES_MIN, 2 * bandwidthDelay));
+    return Math.min(WINDOW_BYTES_MAX, Math.max(WINDOW_BYTES_MIN, Math.ceil(2 * bandwidthDelay)));
   }
 
   #finalizeIfReady(receiver: ChunkReceiver): void {

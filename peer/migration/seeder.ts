@@ -188,7 +188,8 @@ export class Seeder {
     if (ownership.owner === "leecher") {
       this.#becomeCommitted();
     } else if (ownership.state === "cancelled" || ownership.state === "failed") {
-      this.#end({ error: new MigrationError("CANCELLED", "the migration was cancelled") });
+      const why = ownership.reason === "" ? "the session was cancelled" : ownership.reason;
+      this.#end({ error: new MigrationError("CANCELLED", why) });
     }
   }
 

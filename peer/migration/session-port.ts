@@ -18,6 +18,8 @@ export interface Ownership {
   readonly owner: Role;
   readonly epoch: number;
   readonly state: SessionState;
+  /** Why the session has just been ended; else empty. */
+  readonly reason: string;
 }
 
 export interface SessionPort {

@@ -49,6 +49,8 @@ export interface Ownership {
   readonly owner: Role;
   readonly epoch: number;
   readonly state: SessionState;
+  /** Why the session has just been ended; else empty. */
+  readonly reason: string;
 }
 
 export interface RelayControlOptions {
@@ -287,7 +289,12 @@ export class RelayControl {
         throw new ProtocolError("FRAME_UNEXPECTED", `the relay sent ${frame.kind}, not a welcome`);
       }
       this.#joined = true;
-      this.#ownership = { owner: frame.owner, epoch: frame.ownerEpoch, state: frame.state };
+      this.#ownership = {
+        owner: frame.owner,
+        epoch: frame.ownerEpoch,
+        state: frame.state,
+        reason: "",
+      };
       this.#options.onOwnership?.(this.#ownership);
       this.#heardAtMs = performance.now();
       const connection = { link, stream, welcome: frame, reader };
@@ -340,7 +347,8 @@ export class RelayControl {
         if (frame.present) this.#pair(connection, frame.pairing);
         return;
       case "owner": {
-        const ownership = { owner: frame.owner, epoch: frame.ownerEpoch, state: frame.state };
+        const { owner, ownerEpoch: epoch, state, reason } = frame;
+        const ownership = { owner, epoch, state, reason };
         this.#ownership = ownership;
         for (const waiter of this.#ownershipWaiters.splice(0)) waiter.resolve(ownership);
         this.#options.onOwnership?.(ownership);

@@ -204,6 +204,8 @@ export interface OwnerFrame {
   readonly owner: Role;
   readonly ownerEpoch: number;
   readonly state: SessionState;
+  /** Why, if the session has just been ended; else empty. */
+  readonly reason: string;
 }
 
 export const COMMANDS = ["finalize", "cancel"] as const;
@@ -431,13 +433,14 @@ const codecs: Codecs = {
     number: 0x43,
     encode: (frame, writer) => {
       writer.u8(ROLES.indexOf(frame.owner)).u32(frame.ownerEpoch);
-      writer.u8(SESSION_STATES.indexOf(frame.state));
+      writer.u8(SESSION_STATES.indexOf(frame.state)).text(frame.reason, TEXT_BYTES_MAX);
     },
     decode: (reader) => ({
       kind: "owner",
       owner: oneOf(ROLES, reader.u8(), "owner"),
       ownerEpoch: reader.u32(),
       state: oneOf(SESSION_STATES, reader.u8(), "state"),
+      reason: reader.text(TEXT_BYTES_MAX),
     }),
   },
   command: {

@@ -63,6 +63,8 @@ export interface WebTransportSessionLike {
 export interface WebStreamOptions {
   /** The error whose code the implementation puts into RESET_STREAM; default: one that has the field. */
   readonly resetError?: (code: number, message: string) => Error;
+  /** The number in an error of a stream that the other side reset; default `resetCodeOf`. */
+  readonly resetCode?: (error: unknown) => number | null;
   /** Why the session ended, once it has; explains the errors of its streams that carry no code. */
   readonly sessionEnd?: Promise<ProtocolError>;
 }
@@ -79,6 +81,15 @@ export function resetCodeOf(error: unknown): number | null {
   if (typeof error !== "object" || error === null || !("streamErrorCode" in error)) return null;
   return typeof error.streamErrorCode === "number" ? error.streamErrorCode : null;
 }
+
+/** How `@fails-components/webtransport` says codes: a field when it sends, words when it receives. */
+export const failsStreamOptions: WebStreamOptions = {
+  resetError: (code, message) => Object.assign(new Error(message), { code }),
+  resetCode: (error) => {
+    const said = /^(?:Resetstream|StopSending) with code:(\d+)$/.exec(messageOf(error));
+    return said === null ? null : Number(said[1]);
+  },
+};
 
 /** Why a WebTransport session is over. */
 export async function sessionEnd(session: {
@@ -198,7 +209,7 @@ class WebByteStream implements ByteStream {
   }
 
   async #explain(cause: unknown): Promise<CloseInfo> {
-    const reset = resetCodeOf(cause);
+    const reset = (this.#options.resetCode ?? resetCodeOf)(cause);
     if (reset !== null && reset !== ProtocolErrorNumber.OK) {
       return { code: protocolErrorCode(reset), reason: "the other side reset the stream" };
     }

@@ -104,12 +104,12 @@ export class Switchboard {
   }
 
   /** Tells connected peers who owns the region now, e.g. after the API cancelled the session. */
-  async announce(sessionId: Uint8Array): Promise<void> {
+  async announce(sessionId: Uint8Array, reason = ""): Promise<void> {
     const room = this.#rooms.get(toHex(sessionId));
     if (room === undefined) return;
     const outcome = await this.#options.store.owner(sessionId);
     const { owner, ownerEpoch, state } = outcome;
-    room.broadcast({ kind: "owner", owner, ownerEpoch, state });
+    room.broadcast({ kind: "owner", owner, ownerEpoch, state, reason });
   }
 
   live(sessionId: Uint8Array): LiveSession | undefined {
@@ -288,11 +288,11 @@ export class Switchboard {
         if (member.role !== "leecher") {
           throw new ProtocolError("FRAME_UNEXPECTED", "only a leecher commits");
         }
-        await this.#decide(room, member, () => store.commit(sessionId, frame.epoch));
+        await this.#decide(room, "", () => store.commit(sessionId, frame.epoch));
         return;
       }
       case "revoke":
-        await this.#decide(room, member, async () => {
+        await this.#decide(room, frame.reason, async () => {
           await store.setState(sessionId, {
             by: member.role,
             state: "cancelled",
@@ -325,12 +325,12 @@ export class Switchboard {
   /** A question whose answer decides about ownership: an error is answered as one, to be asked again. */
   async #decide(
     room: Room,
-    member: Member,
+    reason: string,
     ask: () => Promise<{ owner: Role; ownerEpoch: number; state: SessionState }>,
   ): Promise<void> {
     try {
       const { owner, ownerEpoch, state } = await ask();
-      room.broadcast({ kind: "owner", owner, ownerEpoch, state });
+      room.broadcast({ kind: "owner", owner, ownerEpoch, state, reason });
       this.#changed(room);
     } catch (error) {
       this.#options.log("error", "ownership could not be decided", { reason: messageOf(error) });
