@@ -54,12 +54,13 @@ export class Program {
   readonly #counts = new Map<string, number>();
   readonly #listeners = new Set<(message: Message) => void>();
   readonly #onLine: (line: string) => void;
+  readonly #onFailure: (error: DemoError) => void;
   #stderr = "";
   #over = false;
   #stopping = false;
 
   /**
-   * @param onFailure Called at most once, if it ends when it should not.
+   * @param onFailure Called when it reports an error, and if it ends when it should not.
    * @param onLine Everything that it prints.
    */
   constructor(
@@ -69,6 +70,7 @@ export class Program {
   ) {
     this.spec = spec;
     this.#onLine = onLine;
+    this.#onFailure = onFailure;
     this.#child = spawn(spec.command, spec.args, {
       // Not an option of ours: the child inherits what the user set.
       // oxlint-disable-next-line node/no-process-env
@@ -176,6 +178,10 @@ export class Program {
     if (!this.#first.has(event)) this.#first.set(event, known);
     this.#last.set(event, known);
     this.#counts.set(event, this.count(event) + 1);
+    // Told at once: what it says is the cause, and what others say next are the consequences.
+    if (event === "error") {
+      this.#onFailure(new DemoError(`${this.spec.name}: ${text(known, "message")}`));
+    }
     this.spec.onMessage?.(known);
     for (const listener of this.#listeners) listener(known);
   }

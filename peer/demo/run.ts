@@ -107,6 +107,8 @@ export async function run(stage: Stage): Promise<Outcome> {
       "-",
       ...flags({ file: destination.file, link: options.link }),
       ...destination.exportArgs,
+      // Nothing holds a reader of a plain file back until its chunk is there: it must be complete before.
+      ...(stage.exported ? [] : ["--mode", "precopy"]),
       ...flags({ "on-resume": `echo start > ${quoted(destination.pipes.control)}` }),
     ],
     `${text(offered, "ticket")}\n`,
@@ -202,7 +204,7 @@ async function startRelay({ options, crew, scratch }: Stage): Promise<Program> {
   args.push("--data", await scratch.folder("relay"));
   const [command, ...first] =
     options.relayRuntime === "deno"
-      ? [denoBinary(), "run", "--allow-all", "--no-prompt", RELAY]
+      ? [denoBinary(), "run", "--allow-all", "--no-prompt", "--unstable-net", RELAY]
       : [process.execPath, MEMFERRY, "relay"];
   return crew.start({
     name: "the relay",
