@@ -28,7 +28,10 @@ export function parseRelayUrl(url: string): RelayAddress {
   }
   const extra = parsed.pathname !== "/" || parsed.search !== "" || parsed.hash !== "";
   if (parsed.protocol !== "https:" || parsed.username !== "" || parsed.password !== "" || extra) {
-    throw new LinkError("ADDRESS_INVALID", `"${url}" is not a relay's address: use https://HOST:PORT`);
+    throw new LinkError(
+      "ADDRESS_INVALID",
+      `"${url}" is not a relay's address: use https://HOST:PORT`,
+    );
   }
   const port = parsed.port === "" ? 443 : Number(parsed.port);
   const host = parsed.hostname.replaceAll(/^\[|\]$/g, "");

@@ -3,8 +3,12 @@
  *
  * @module
  */
-import { messageOf, type WebTransportSessionLike } from "../../relay/protocol/web-stream.ts";
-import type { WebStreamOptions } from "../../relay/protocol/web-stream.ts";
+import {
+  failsStreamOptions,
+  messageOf,
+  type WebStreamOptions,
+  type WebTransportSessionLike,
+} from "../../relay/protocol/web-stream.ts";
 
 export interface WebTransportClient {
   readonly name: "deno" | "fails-components" | "rwebtransport";
@@ -28,7 +32,7 @@ type ClientConstructor = new (url: string, options: ClientOptions) => WebTranspo
 const FAILS = "@fails-components/webtransport";
 const FAILS_HTTP3 = "@fails-components/webtransport-transport-http3-quiche";
 const RWEBTRANSPORT = "rwebtransport";
-const WINDOW_BYTES = 16 * 1024 * 1024;
+const WINDOW_BYTES = 4 * 1024 * 1024;
 
 /** The first that loads, or why none does. Nothing is imported that is not used. */
 export async function loadWebTransportClient(): Promise<
@@ -74,7 +78,7 @@ export function failsClientOf(
         sessionFlowControlWindowSizeLimit: WINDOW_BYTES,
         ...extra,
       }),
-    streamOptions: {},
+    streamOptions: failsStreamOptions,
   };
 }
 

@@ -98,7 +98,7 @@ class WebSocketByteStream implements ByteStream {
   async write(bytes: Uint8Array): Promise<void> {
     if (this.#life.error !== null || this.#ending !== null) throw this.#life.overError();
     for (let start = 0; start < bytes.length; start += WEBSOCKET_MESSAGE_BYTES_MAX) {
-      this.#send(bytes.subarray(start, start + WEBSOCKET_MESSAGE_BYTES_MAX));
+      void this.#send(bytes.subarray(start, start + WEBSOCKET_MESSAGE_BYTES_MAX));
     }
     await this.#sending.room();
   }

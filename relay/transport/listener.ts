@@ -58,8 +58,8 @@ export interface ListenOptions {
   readonly onStream: OnStream;
   /** Answers requests on HTTPS and on `plain`. Without it all are 404. */
   readonly requestListener?: RequestListener;
-  /** Default "auto": used if there is one. */
-  readonly webTransport?: "auto" | "off";
+  /** Default "auto": what `loadWebTransport` finds. */
+  readonly webTransport?: "auto" | "off" | WebTransportServerImplementation;
   /** A second listener without TLS, requests only. */
   readonly plain?: { readonly host: string; readonly port: number };
   readonly connectionsMax?: number;
@@ -99,10 +99,7 @@ export interface Listener {
 /** @throws Error with `code` (`EADDRINUSE`, `EACCES`, ...) if a port cannot be had. */
 export async function listen(options: ListenOptions): Promise<Listener> {
   const sockets = new Set<Duplex>();
-  const implementation: Awaited<ReturnType<typeof loadWebTransport>> =
-    options.webTransport === "off"
-      ? { unavailable: "it is turned off" }
-      : await loadWebTransport();
+  const implementation = await webTransportOf(options);
   const sessions = new SessionTable(options);
   for (let attempt = 1; ; attempt += 1) {
     const server = makeHttpsServer(options, sockets);
@@ -147,6 +144,16 @@ export async function listen(options: ListenOptions): Promise<Listener> {
     }
     return makeListener({ https: server, plain, webTransport, state, sockets, sessions });
   }
+}
+
+async function webTransportOf(
+  options: ListenOptions,
+): Promise<WebTransportServerImplementation | { readonly unavailable: string }> {
+  if (options.webTransport === "off") return { unavailable: "it is turned off" };
+  if (options.webTransport === undefined || options.webTransport === "auto") {
+    return loadWebTransport();
+  }
+  return options.webTransport;
 }
 
 function makeListener(parts: {
@@ -227,10 +234,7 @@ function makeHttpsServer(options: ListenOptions, sockets: Set<Duplex>): HttpsSer
 
 function makePlainServer(options: ListenOptions, sockets: Set<Duplex>): HttpServer {
   const deadlineMs = options.handshakeDeadlineMs ?? PREFACE_DEADLINE_MS;
-  const server = createHttpServer(
-    requestBounds(deadlineMs),
-    options.requestListener ?? notFound,
-  );
+  const server = createHttpServer(requestBounds(deadlineMs), options.requestListener ?? notFound);
   guard(server, options, sockets);
   server.on("upgrade", (_request, socket: Duplex) => refuseUpgrade(socket, "404 Not Found"));
   return server;

@@ -5,14 +5,18 @@
  * @module
  */
 import { randomBytes } from "node:crypto";
-import { messageOf, type WebTransportSessionLike } from "../protocol/web-stream.ts";
+import {
+  failsStreamOptions,
+  messageOf,
+  type WebTransportSessionLike,
+} from "../protocol/web-stream.ts";
 import type { WebTransportListen, WebTransportListenOptions } from "./webtransport.ts";
 import { LINK_PATH } from "./webtransport.ts";
 
 const PACKAGE = "@fails-components/webtransport";
 const HTTP3_PART = "@fails-components/webtransport-transport-http3-quiche";
-/** Its default windows hold bulk streams back, on HTTP/2 to a standstill. */
-const WINDOW_BYTES = 16 * 1024 * 1024;
+/** Its default windows hold bulk streams back, on HTTP/2 to a standstill; a receiver may have to hold so much. */
+const WINDOW_BYTES = 4 * 1024 * 1024;
 
 /** What the server's constructor takes; the rest has defaults. */
 export interface FailsServerOptions {
@@ -101,7 +105,7 @@ export async function listenFails(
             session,
             path: LINK_PATH,
             remoteAddress: hostOf(session.peerAddress ?? ""),
-            streamOptions: {},
+            streamOptions: failsStreamOptions,
           }),
         // A session that was lost before it was established: nobody knows of it yet.
         () => {},

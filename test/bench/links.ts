@@ -116,7 +116,9 @@ async function measure(): Promise<void> {
       webTransport: { name?: string; unavailable?: string };
     };
     const client = await loadWebTransportClient();
-    const results: Record<string, unknown> = { tcp: await best((way) => runTcp(relay.tcpPort, way)) };
+    const results: Record<string, unknown> = {
+      tcp: await best((way) => runTcp(relay.tcpPort, way)),
+    };
     const dials: [string, Dial][] = [["websocket", dialWebSocket]];
     if (!("unavailable" in client) && relay.webTransport.name !== undefined) {
       dials.push([`webtransport ${client.name} to ${relay.webTransport.name}`, dialWebTransport]);

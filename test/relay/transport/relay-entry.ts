@@ -50,7 +50,7 @@ async function serve(stream: ByteStream): Promise<void> {
   const first = await stream.read();
   switch (first?.[0]) {
     case Wish.ECHO:
-      for (let piece = first.subarray(1); ; ) {
+      for (let piece = first.subarray(1); ;) {
         await stream.write(piece);
         const next = await stream.read();
         if (next === null) return stream.end();

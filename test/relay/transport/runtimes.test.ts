@@ -82,7 +82,10 @@ describe.runIf(onNode).each(runtimes)("a relay on $name, a peer on Node", ({ com
       await Promise.all(
         streams.map(async (stream) => {
           await stream.write(Uint8Array.of(Wish.ECHO));
-          const [, got] = await Promise.all([stream.write(sent.slice()), take(stream, sent.length)]);
+          const [, got] = await Promise.all([
+            stream.write(sent.slice()),
+            take(stream, sent.length),
+          ]);
           expect(same(got, sent)).toBe(true);
         }),
       );
