@@ -41,6 +41,8 @@ export interface AppDependencies {
   readonly store: DatabaseSessionStore;
   readonly apiKeys: ApiKeys;
   readonly switchboard: LiveSessions;
+  /** Shared with whoever else changes sessions. */
+  readonly changes?: Changes;
   readonly metrics: Metrics;
   readonly log: Log;
   readonly console: Console;
@@ -69,7 +71,7 @@ const SECURITY_HEADERS = {
 export function createApp(dependencies: AppDependencies): App {
   const { database, apiKeys, metrics, log, switchboard, signal } = dependencies;
   const clock = dependencies.clock ?? (() => performance.now());
-  const changes = new Changes();
+  const changes = dependencies.changes ?? new Changes();
   const unsubscribe = switchboard.onChange((sessionId) => changes.publish(toHex(sessionId)));
   signal.addEventListener("abort", unsubscribe, { once: true });
 

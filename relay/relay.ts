@@ -17,6 +17,7 @@ import { toHex } from "./protocol/bytes.ts";
 import { messageOf } from "./protocol/errors.ts";
 import { type Role } from "./protocol/ids.ts";
 import type { LinkKind } from "./protocol/stream.ts";
+import { Changes } from "./api/changes.ts";
 import { loadConsole } from "./api/console.ts";
 import type { RelayAddress } from "./api/sessions.ts";
 import { createApp } from "./app.ts";
@@ -127,7 +128,9 @@ async function start(
 
   const down = new AbortController();
   let address: RelayAddress = { url: "", certificateHashes };
+  const changes = new Changes();
   const app = createApp({
+    changes,
     database,
     store,
     apiKeys,
@@ -170,7 +173,7 @@ async function start(
       reason: listener.webTransport.unavailable,
     });
   }
-  undo.push(await takeCare({ database, store, log, url, version, switchboard }));
+  undo.push(await takeCare({ database, store, changes, log, url, version, switchboard }));
 
   if (config.userConfigFile !== undefined) {
     const { userConfigFile } = config;
@@ -314,11 +317,12 @@ async function takeCare(parts: {
   readonly database: Database;
   readonly store: DatabaseSessionStore;
   readonly switchboard: Switchboard;
+  readonly changes: Changes;
   readonly log: Log;
   readonly url: string;
   readonly version: string;
 }): Promise<() => Promise<void>> {
-  const { database, store, switchboard, log, url, version } = parts;
+  const { database, store, switchboard, changes, log, url, version } = parts;
   const id = toHex(randomBytes(16));
   const beat = async (): Promise<void> => {
     await database.run(async (orm) => {
@@ -329,9 +333,14 @@ async function takeCare(parts: {
       await orm.delete(relayInstance).where(lt(relayInstance.heartbeatAt, INSTANCE_GONE));
     });
     for (const sessionId of await abandonedSessions(database, ABANDONED_PER_ROUND)) {
-      const change = { by: "relay", state: "cancelled", reason: "nobody joined in time" } as const;
+      const change = {
+        by: "relay",
+        state: "cancelled",
+        reason: "a ticket was not used in time",
+      } as const;
       await store.setState(fromHex(sessionId), change);
       await switchboard.announce(fromHex(sessionId));
+      changes.publish(sessionId);
     }
   };
   await beat();

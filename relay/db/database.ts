@@ -7,10 +7,11 @@
  *
  * @module
  */
+import { Buffer } from "node:buffer";
 import { existsSync } from "node:fs";
 import { fileURLToPath } from "node:url";
 
-import { PGlite } from "@electric-sql/pglite";
+import { PGlite, types } from "@electric-sql/pglite";
 import { drizzle as drizzlePostgres } from "drizzle-orm/node-postgres";
 import { migrate as migratePostgres } from "drizzle-orm/node-postgres/migrator";
 import type { PgDatabase, PgQueryResultHKT } from "drizzle-orm/pg-core";
@@ -89,7 +90,15 @@ async function openPglite(
   dataDir: string | undefined,
   onError: (error: unknown) => void,
 ): Promise<Database> {
-  const client = await PGlite.create(dataDir === undefined ? {} : { dataDir });
+  const client = await PGlite.create({
+    ...(dataDir === undefined ? {} : { dataDir }),
+    // Its own go through the hexadecimal digits one byte at a time: a twentieth of the speed.
+    parsers: { [types.BYTEA]: (text) => Buffer.from(text.slice(2), "hex") },
+    serializers: {
+      [types.BYTEA]: (value: Uint8Array) =>
+        `\\x${Buffer.from(value.buffer, value.byteOffset, value.byteLength).toString("hex")}`,
+    },
+  });
   const typed = drizzlePglite(client, { schema });
   await migratePglite(typed, { migrationsFolder: migrationsFolder() });
   // The two drivers differ in the type of a raw result, which nobody here looks at.

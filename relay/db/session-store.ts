@@ -221,14 +221,14 @@ export function createSessionStore(
         if (verdict === "same") return { recorded: true };
 
         const reason = plainText(change.reason);
-        const ends = isEnded(change.state);
+        const ends = isEnded(change.state) && verdict === "change";
         const noted = row.eventSeq < EVENTS_PER_SESSION_MAX || ends;
         const seq = row.eventSeq + 1;
         if (noted) {
           const data = { by: change.by, ...(reason === "" ? {} : { reason }) };
           await tx.insert(sessionEvent).values({ sessionId: id, seq, type: change.state, data });
         }
-        const milestone = MILESTONES[change.state];
+        const milestone = verdict === "change" ? MILESTONES[change.state] : undefined;
         await tx
           .update(session)
           .set({
@@ -347,8 +347,11 @@ function judge(current: Current, change: StateChange): "refuse" | "same" | "note
     case "done":
       if (current.owner !== "leecher") return "refuse";
       break;
-    case "paused":
     case "failed":
+      // The region is the leecher's: it may finish yet, when the seeder's host is back.
+      if (current.owner === "leecher" && change.by === "seeder") return "note";
+      break;
+    case "paused":
       break;
   }
   const same = current.state === change.state && current.reasonMessage === plainText(change.reason);

@@ -201,7 +201,7 @@ export async function countByState(database: Database): Promise<Record<SessionSt
   ) as Record<SessionState, number>;
 }
 
-/** Sessions that nobody joined while their tickets lasted; at most `limit`, the oldest first. */
+/** Sessions that a peer can no longer join, its ticket being over; at most `limit`, the oldest first. */
 export async function abandonedSessions(
   database: Database,
   limit: number,
@@ -213,8 +213,8 @@ export async function abandonedSessions(
       .where(
         and(
           eq(session.state, "pending"),
-          sql`not exists (select from ${ticket} where ${ticket.sessionId} = ${session.id}
-            and (${ticket.usedAt} is not null or ${ticket.expiresAt} > now()))`,
+          sql`exists (select from ${ticket} where ${ticket.sessionId} = ${session.id}
+            and ${ticket.usedAt} is null and ${ticket.expiresAt} <= now())`,
         ),
       )
       .orderBy(asc(session.createdAt))

@@ -11,7 +11,12 @@ import { createApiKeys } from "../../relay/db/api-keys.ts";
 import type { Database } from "../../relay/db/database.ts";
 import { fromHex } from "../../relay/db/hex.ts";
 import { createSessionStore, type DatabaseSessionStore } from "../../relay/db/session-store.ts";
-import { projectSessions, type NewTicket, type ProjectSessions } from "../../relay/db/sessions.ts";
+import {
+  abandonedSessions,
+  projectSessions,
+  type NewTicket,
+  type ProjectSessions,
+} from "../../relay/db/sessions.ts";
 import type { DescribeFrame, Progress } from "../../relay/protocol/frame.ts";
 import { PROGRESS_FIELDS } from "../../relay/protocol/frame.ts";
 import type { Role } from "../../relay/protocol/ids.ts";
@@ -254,6 +259,34 @@ export function databaseSuite(
         "postcopy",
         "done",
       ]);
+    });
+
+    promise(
+      "setState() lets the leecher finish whatever the seeder says after the commit",
+      async () => {
+        const made = await make();
+        const fail = (by: Role) => store.setState(made.id, { by, state: "failed", reason: "gone" });
+        await use(made, "leecher");
+        await store.commit(made.id, 1);
+        expect(await fail("seeder")).toBe(true);
+        expect(await state(made)).toBe("committed");
+        expect((await sessions.get(made.hex))?.endedAt).toBeNull();
+        expect(await fail("leecher")).toBe(true);
+        expect(await state(made)).toBe("failed");
+        expect(await store.owner(made.id)).toMatchObject({ owner: "leecher", ownerEpoch: 1 });
+      },
+    );
+
+    promise("abandonedSessions() are those that wait for a ticket that is over", async () => {
+      const [fresh, late, half] = await Promise.all([make(), make(300), make(300)]);
+      await use(half, "seeder");
+      const both = await make(300);
+      await use(both, "seeder");
+      await use(both, "leecher");
+      await new Promise((resolve) => setTimeout(resolve, 350));
+      const found = new Set(await abandonedSessions(database, 1000));
+      const given = [fresh, late, half, both].map((made) => found.has(made.hex));
+      expect(given).toEqual([false, true, true, false]);
     });
 
     promise("setState() and addEvent() store a peer's text as one harmless line", async () => {
