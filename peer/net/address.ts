@@ -64,14 +64,18 @@ export function connectionError(address: RelayAddress, cause: unknown): LinkErro
       break;
   }
   if (code.startsWith("CERT_") || code.includes("CERT") || code.startsWith("ERR_TLS_CERT")) {
-    return new LinkError(
-      "CERTIFICATE_UNTRUSTED",
-      `the relay at ${address.text} shows a certificate that this system does not trust (${message}): ` +
-        "use a ticket or address that carries its hash",
-      { cause },
-    );
+    return certificateUntrusted(address, cause);
   }
   return unreachable(message, "is `memferry relay` running there?");
+}
+
+export function certificateUntrusted(address: RelayAddress, cause: unknown): LinkError {
+  return new LinkError(
+    "CERTIFICATE_UNTRUSTED",
+    `the relay at ${address.text} shows a certificate that this system does not trust ` +
+      `(${describe(cause).message}): use a ticket or address that carries its hash`,
+    { cause },
+  );
 }
 
 export function certificateMismatch(address: RelayAddress): LinkError {

@@ -15,6 +15,7 @@ import {
   LINK_PATH,
   cancelled,
   certificateMismatch,
+  certificateUntrusted,
   connectionError,
   deadlineExceeded,
   parseRelayUrl,
@@ -93,8 +94,10 @@ async function openSession(
     session.ready.catch(() => {});
     closeSession(session, ProtocolErrorNumber.LINK_CLOSED, "not wanted any more");
     if (error instanceof LinkError) throw error;
-    const pinned = certificateHashes.length > 0;
-    if (pinned && isCertificateError(error)) throw certificateMismatch(address);
+    if (isCertificateError(error)) {
+      const pinned = certificateHashes.length > 0;
+      throw pinned ? certificateMismatch(address) : certificateUntrusted(address, error);
+    }
     throw connectionError(address, error);
   } finally {
     clearTimeout(timer);

@@ -73,9 +73,9 @@ interface DenoSession {
 }
 
 function quicOf(): DenoQuic | null {
-  // Not in the types: the compiler knows Node only, and Deno only with the flag has it.
-  const global = globalThis as { Deno?: Partial<DenoQuic> };
-  const { QuicEndpoint, upgradeWebTransport } = global.Deno ?? {};
+  // By reflection and a cast: the compiler knows no Deno, and Deno's own checker knows more of it than this.
+  const deno = Reflect.get(globalThis, "Deno") as unknown as Partial<DenoQuic> | undefined;
+  const { QuicEndpoint, upgradeWebTransport } = deno ?? {};
   if (QuicEndpoint === undefined || upgradeWebTransport === undefined) return null;
   return { QuicEndpoint, upgradeWebTransport };
 }
@@ -185,11 +185,9 @@ class RawSession implements WebTransportSessionLike {
   readonly ready = Promise.resolve();
   readonly closed: Promise<WebTransportCloseLike>;
   readonly incomingBidirectionalStreams: ReadableLike<WebStreamPair>;
-  readonly #connection: QuicConnection;
   readonly #session: DenoSession;
 
   constructor(connection: QuicConnection, session: DenoSession) {
-    this.#connection = connection;
     this.#session = session;
     this.closed = Promise.race([session.closed, connection.closed]);
     this.closed.catch(() => {});

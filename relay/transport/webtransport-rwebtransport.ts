@@ -125,7 +125,10 @@ function handleLostSessions(server: object): void {
   sessions.set = (id, core) => {
     const closed = closedPromiseOf(core);
     if (closed !== null) {
-      closed.finally = (done) => closed.then(() => done?.()).catch(() => done?.());
+      closed.finally = async (done) => {
+        await Promise.allSettled([closed]);
+        done?.();
+      };
     }
     return set(id, core);
   };

@@ -146,8 +146,8 @@ describe("listen()", () => {
     await keptMs({ tls: true, says });
     const socket = open();
     await opened(socket);
-    (await under.arrivals.next()).stream.abort("OK", "done");
-    await closeCode(socket);
+    (await under.arrivals.next()).stream.abort("TICKET_USED", "done");
+    expect(await closeCode(socket)).toBe(4000 + ProtocolErrorNumber.TICKET_USED);
   });
 
   test("says that the port is taken", async () => {
