@@ -76,8 +76,8 @@ const cxxFlags = [
   "-Wno-missing-field-initializers",
   "-DNAPI_VERSION=9",
   "-DNAPI_DISABLE_CPP_EXCEPTIONS",
-  // Without libuv the addon also runs where there is none; this keeps it from being used by mistake.
-  "-DNODE_API_NO_EXTERNAL_BUFFERS_ALLOWED",
+  // In a worker that is being terminated nothing can be thrown; by default that aborts the process.
+  "-DNODE_API_SWALLOW_UNTHROWABLE_EXCEPTIONS",
   "-isystem",
   join(dirname(require.resolve("node-api-headers/package.json")), "include"),
   "-isystem",

@@ -9,6 +9,7 @@
 #include "environment.h"
 #include "mount_object.h"
 #include "region_object.h"
+#include "values.h"
 
 namespace memferry {
 namespace {
@@ -45,9 +46,9 @@ Napi::Value hash(const Napi::CallbackInfo& info) {
   const auto key = keyed ? arguments.bytes(info[1], "key") : BytesArgument{};
   if (arguments.ok() && keyed && key.length != 32) arguments.refuse("key must have 32 bytes");
   if (!arguments.ok()) return env.Undefined();
-  Napi::Uint8Array out = Napi::Uint8Array::New(env, 32);
-  blake3(data.data, data.length, keyed ? key.data : nullptr, out.Data());
-  return out;
+  Digest out;
+  blake3(data.data, data.length, keyed ? key.data : nullptr, out.data());
+  return makeBytes(env, out.data(), out.size());
 }
 
 Napi::Object start(Napi::Env env, Napi::Object exports) {

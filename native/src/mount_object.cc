@@ -65,6 +65,7 @@ Napi::Value MountObject::mount(const Napi::CallbackInfo& info) {
     return env.Undefined();
   }
   const Napi::Object made = environment->mountClass.New({});
+  if (made.IsEmpty()) return env.Undefined();  // terminated meanwhile; `server` unmounts as it goes
   MountObject* self = Unwrap(made);
   self->environment_ = environment;
   self->bridge_ = environment->bridge;

@@ -1,6 +1,5 @@
 #include "region_object.h"
 
-#include <cstring>
 #include <thread>
 #include <utility>
 #include <vector>
@@ -8,6 +7,7 @@
 #include "arguments.h"
 #include "environment.h"
 #include "thread_name.h"
+#include "values.h"
 
 namespace memferry {
 namespace {
@@ -121,9 +121,7 @@ Napi::Value RegionObject::open(const Napi::CallbackInfo& info) {
       if (!region || sink->callback.IsEmpty()) return;
       const std::vector<uint32_t> chunks = region->waiting().takeFaults();
       if (chunks.empty()) return;
-      Napi::Uint32Array indexes = Napi::Uint32Array::New(posted, chunks.size());
-      std::memcpy(indexes.Data(), chunks.data(), chunks.size() * sizeof(uint32_t));
-      sink->callback.Call({indexes});
+      sink->callback.Call({makeWords(posted, chunks.data(), chunks.size())});
     });
   };
 
@@ -137,6 +135,7 @@ Napi::Value RegionObject::open(const Napi::CallbackInfo& info) {
   if (onFault.IsFunction()) faults->callback = Napi::Persistent(onFault.As<Napi::Function>());
 
   const Napi::Object made = environment->regionClass.New({});
+  if (made.IsEmpty()) return env.Undefined();  // terminated meanwhile
   RegionObject* self = Unwrap(made);
   self->bridge_ = bridge;
   self->bytes_ = region->bytes();
@@ -205,13 +204,9 @@ Napi::Value RegionObject::startRead(const Napi::CallbackInfo& info, bool withByt
   region->read(job, [bridge = bridge_, job, id = pending.id] {
     if (job->failure) return bridge->reject(id, job->failure);
     bridge->resolve(id, [job](Napi::Env settling) {
-      Napi::Uint8Array hashes = Napi::Uint8Array::New(settling, job->hashes.size());
-      if (!job->hashes.empty()) std::memcpy(hashes.Data(), job->hashes.data(), job->hashes.size());
-      Napi::Uint8Array zero = Napi::Uint8Array::New(settling, job->zero.size());
-      if (!job->zero.empty()) std::memcpy(zero.Data(), job->zero.data(), job->zero.size());
       Napi::Object result = Napi::Object::New(settling);
-      result.Set("hashes", hashes);
-      result.Set("zero", zero);
+      result.Set("hashes", makeBytes(settling, job->hashes.data(), job->hashes.size()));
+      result.Set("zero", makeBytes(settling, job->zero.data(), job->zero.size()));
       return result;
     });
   });
@@ -258,9 +253,7 @@ Napi::Value RegionObject::store(const Napi::CallbackInfo& info) {
   region->store(job, [bridge = bridge_, job, id = pending.id] {
     if (job->failure) return bridge->reject(id, job->failure);
     bridge->resolve(id, [job](Napi::Env settling) {
-      Napi::Uint8Array outcomes = Napi::Uint8Array::New(settling, job->outcomes.size());
-      if (!job->outcomes.empty()) std::memcpy(outcomes.Data(), job->outcomes.data(), job->outcomes.size());
-      return outcomes;
+      return makeBytes(settling, job->outcomes.data(), job->outcomes.size());
     });
   });
   return pending.promise;
@@ -279,9 +272,9 @@ Napi::Value RegionObject::sync(const Napi::CallbackInfo& info) {
 }
 
 Napi::Value RegionObject::bitmap(Napi::Env env, const std::function<void(uint8_t*)>& fill) {
-  Napi::Uint8Array out = Napi::Uint8Array::New(env, region_->present().bytes());
-  fill(out.Data());
-  return out;
+  std::vector<uint8_t> out(region_->present().bytes());
+  fill(out.data());
+  return makeBytes(env, out.data(), out.size());
 }
 
 bool RegionObject::bitmapArgument(const Napi::CallbackInfo& info, const uint8_t*& out) {

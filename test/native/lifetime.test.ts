@@ -92,6 +92,15 @@ test("a worker thread can serve, and its end unmounts", async () => {
   expect(started.lines).toEqual(["mounted", "read 65536", "terminated", "unmounted"]);
 });
 
+// An environment that is being terminated refuses every call; that must not take the process along.
+test("workers may be terminated while results are on their way", async () => {
+  const directory = mountPoint();
+  const started = serve("workers", directory);
+  expect(await started.ended).toBe(0);
+  expect(started.lines).toEqual(["terminated"]);
+  expect(mountedAt(directory)).toBe(false);
+});
+
 test("the addon serves faults on Deno", async (ctx) => {
   skipUnless(ctx, { available: existsSync(deno), path: deno, skipReason: "no deno here: npm ci" });
   const directory = mountPoint();

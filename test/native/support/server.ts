@@ -57,6 +57,15 @@ if (!isMainThread) {
   const { region } = open(1, "all");
   parentPort?.postMessage("mounted");
   setInterval(() => void region.hash(Uint32Array.of(0)), 1);
+} else if (mode === "workers") {
+  // Terminated at any moment: also while results are being delivered.
+  for (let turn = 0; turn < 20; turn++) {
+    const worker = new Worker(new URL(import.meta.url), { workerData: [mode, directory] });
+    await new Promise((resolve) => worker.once("message", resolve));
+    await new Promise((resolve) => setTimeout(resolve, turn % 5));
+    await worker.terminate();
+  }
+  say("terminated");
 } else if (mode === "worker") {
   const worker = new Worker(new URL(import.meta.url), { workerData: [mode, directory] });
   await new Promise((resolve) => worker.once("message", resolve));
