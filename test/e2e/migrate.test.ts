@@ -1,0 +1,88 @@
+import { stat } from "node:fs/promises";
+
+import { afterAll, beforeAll, describe, expect, test } from "vitest";
+
+import { makeFile, sameContent } from "./files.ts";
+import { number, Stage, text } from "./harness.ts";
+
+const MIB = 1024 * 1024;
+
+let stage: Stage;
+let runs = 0;
+
+beforeAll(async () => {
+  stage = await Stage.open();
+  await stage.relay();
+});
+
+afterAll(() => stage[Symbol.asyncDispose]());
+
+/** Migrates a new file of `bytes` and compares. */
+async function migrate(
+  bytes: number,
+  seedArgs: readonly string[],
+  leechArgs: readonly string[],
+): Promise<{ path: string; rounds: number }> {
+  const from = stage.file(`source-${++runs}`);
+  const to = stage.file(`destination-${runs}`);
+  await makeFile(from, bytes);
+  const before = await stat(from);
+  const { seeder, ticket } = await stage.seed(["--file", from, ...seedArgs]);
+  const leecher = stage.leech(ticket, ["--file", to, ...leechArgs]);
+  await Promise.all([seeder.expectExit(0), leecher.expectExit(0)]);
+
+  const [here, there] = [seeder.last("done"), leecher.last("done")];
+  expect(await sameContent(from, to)).toBe(true);
+  expect((await stat(from)).mtimeMs, "the source is only read").toBe(before.mtimeMs);
+  expect(text(there, "rootHash")).toBe(text(here, "rootHash"));
+  expect(text(there, "rootHash")).toMatch(/^[0-9a-f]{64}$/);
+  expect(number(there, "bytesTotal")).toBe(bytes);
+  return { path: text(there, "path"), rounds: number(there, "rounds") };
+}
+
+describe("memferry seed and leech", () => {
+  test("a file of odd size, part random and part zeros, arrives over WebSocket", async () => {
+    const { path } = await migrate(
+      40 * MIB + 12_345,
+      ["--link", "websocket"],
+      ["--link", "websocket"],
+    );
+    expect(path).toBe("websocket");
+  });
+
+  test("the same over WebTransport", async () => {
+    const { path } = await migrate(
+      40 * MIB + 1,
+      ["--link", "webtransport"],
+      ["--link", "webtransport"],
+    );
+    expect(path).toBe("webtransport");
+  });
+
+  test("--link auto finds WebTransport, and each peer may have another kind", async () => {
+    expect((await migrate(3 * MIB + 17, [], [])).path).toBe("webtransport");
+    await migrate(3 * MIB + 17, ["--link", "websocket"], ["--link", "webtransport"]);
+  });
+
+  test.for(["4KiB", "1MiB", "4MiB"])("--chunk %s", async (chunk) => {
+    await migrate(24 * MIB + 4_097, ["--chunk", chunk], []);
+  });
+
+  test.for([1, 4_095, 65_536, 65_537])("a region of %d bytes", async (bytes) => {
+    await migrate(bytes, [], []);
+  });
+
+  test.for(["precopy", "postcopy"])("--mode %s", async (mode) => {
+    await migrate(24 * MIB + 999, [], ["--mode", mode]);
+  });
+
+  test("--overwrite replaces an existing file of the same size", async () => {
+    const to = stage.file("there-already");
+    const from = stage.file("source-there");
+    await Promise.all([makeFile(from, 5 * MIB), makeFile(to, 5 * MIB)]);
+    const { seeder, ticket } = await stage.seed(["--file", from]);
+    const leecher = stage.leech(ticket, ["--file", to, "--overwrite"]);
+    await Promise.all([seeder.expectExit(0), leecher.expectExit(0)]);
+    expect(await sameContent(from, to)).toBe(true);
+  });
+});
