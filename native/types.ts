@@ -170,7 +170,11 @@ export interface FuseMountOptions {
 export interface FuseMount {
   readonly directory: string;
   /** Publishes a region as `directory/name`. */
-  add(name: string, region: NativeRegion, attributes?: { readonly mode?: number; readonly readOnly?: boolean }): void;
+  add(
+    name: string,
+    region: NativeRegion,
+    attributes?: { readonly mode?: number; readonly readOnly?: boolean },
+  ): void;
   /** Writes dirty pages of `mmap`ed and buffered writers back to the region. The gate must let writes pass. */
   flush(name: string): Promise<void>;
   /**

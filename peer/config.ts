@@ -52,9 +52,13 @@ export async function readUserConfig(file: string): Promise<UserConfig> {
     text = await readFile(file, "utf8");
   } catch (cause) {
     if (cause instanceof Error && "code" in cause && cause.code === "ENOENT") return { relays: [] };
-    throw new MigrationError("USAGE", `${file} cannot be read: give --relay and --key-file instead`, {
-      cause,
-    });
+    throw new MigrationError(
+      "USAGE",
+      `${file} cannot be read: give --relay and --key-file instead`,
+      {
+        cause,
+      },
+    );
   }
   try {
     return checkedConfig(JSON.parse(text));

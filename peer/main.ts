@@ -7,12 +7,7 @@ import { spawn } from "node:child_process";
 import { existsSync } from "node:fs";
 import { fileURLToPath } from "node:url";
 import { messageOf } from "../relay/protocol/errors.ts";
-import {
-  commandHelp,
-  parseCommand,
-  type Arguments,
-  type CommandSpec,
-} from "./cli/command-line.ts";
+import { commandHelp, parseCommand, type Arguments, type CommandSpec } from "./cli/command-line.ts";
 import { ExitCode, type ExitCodeValue } from "./cli/exit-code.ts";
 import { errorCode } from "./cli/failure.ts";
 import { leech, leechSpec } from "./cli/leech.ts";
@@ -90,7 +85,9 @@ async function main(argv: readonly string[]): Promise<number> {
     return status;
   } catch (error) {
     output.error(errorCode(error), messageOf(error));
-    return error instanceof MigrationError && error.code === "USAGE" ? ExitCode.usage : ExitCode.failed;
+    return error instanceof MigrationError && error.code === "USAGE"
+      ? ExitCode.usage
+      : ExitCode.failed;
   }
 }
 
@@ -101,10 +98,14 @@ async function relay(argv: readonly string[]): Promise<number> {
     .map((candidate) => fileURLToPath(new URL(candidate, import.meta.url)))
     .find((path) => existsSync(path));
   if (program === undefined) {
-    process.stderr.write("memferry: the relay is not part of this installation: install memferry anew\n");
+    process.stderr.write(
+      "memferry: the relay is not part of this installation: install memferry anew\n",
+    );
     return ExitCode.failed;
   }
-  const child = spawn(process.execPath, [...process.execArgv, program, ...argv], { stdio: "inherit" });
+  const child = spawn(process.execPath, [...process.execArgv, program, ...argv], {
+    stdio: "inherit",
+  });
   const forward = (signal: NodeJS.Signals): void => {
     child.kill(signal);
   };
@@ -115,6 +116,8 @@ async function relay(argv: readonly string[]): Promise<number> {
       process.stderr.write(`memferry: the relay cannot be started: ${error.message}\n`);
       resolve(ExitCode.failed);
     });
-    child.once("exit", (code, signal) => resolve(code ?? (signal === null ? ExitCode.failed : 128)));
+    child.once("exit", (code, signal) =>
+      resolve(code ?? (signal === null ? ExitCode.failed : 128)),
+    );
   });
 }

@@ -69,7 +69,9 @@ export class Arguments {
     if (value === undefined) return undefined;
     const bytes = parseSize(value);
     if (bytes === undefined) {
-      throw usage(`--${name} ${value} is not a size: write it as 64KiB, 256MiB or a number of bytes`);
+      throw usage(
+        `--${name} ${value} is not a size: write it as 64KiB, 256MiB or a number of bytes`,
+      );
     }
     return bytes;
   }
@@ -79,7 +81,8 @@ export class Arguments {
     const value = this.text(name);
     if (value === undefined) return fallbackMs;
     const ms = parseDuration(value);
-    if (ms === undefined) throw usage(`--${name} ${value} is not a time: write it as 300ms, 10m or 1h`);
+    if (ms === undefined)
+      throw usage(`--${name} ${value} is not a time: write it as 300ms, 10m or 1h`);
     return ms;
   }
 
@@ -124,7 +127,10 @@ export function commandHelp(spec: CommandSpec): string {
   const lines = [`Usage: memferry ${spec.name} ${spec.usage}`, "", spec.summary, "", "Options:"];
   const entries = allOptions(spec).map(
     ([name, option]) =>
-      [option.value === undefined ? `--${name}` : `--${name} ${option.value}`, option.help] as const,
+      [
+        option.value === undefined ? `--${name}` : `--${name} ${option.value}`,
+        option.help,
+      ] as const,
   );
   const width = Math.max(...entries.map(([left]) => left.length)) + 2;
   for (const [left, help] of entries) lines.push(`  ${left.padEnd(width)}${help}`);

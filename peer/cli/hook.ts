@@ -47,7 +47,9 @@ export async function runHook(
   try {
     await new Promise<void>((resolve, reject) => {
       child.once("error", (cause) => {
-        reject(new MigrationError("HOOK_FAILED", `${option} cannot be run: ${cause.message}`, { cause }));
+        reject(
+          new MigrationError("HOOK_FAILED", `${option} cannot be run: ${cause.message}`, { cause }),
+        );
       });
       // `exit` and not `close`: a service that the hook left running keeps the pipe.
       child.once("exit", (code, killedBy) => {

@@ -53,7 +53,9 @@ export const leechSpec: CommandSpec = {
     link: LINK_OPTION,
     "on-resume": { value: "CMD", help: "starts the workload here" },
     overwrite: { help: "replace an existing file of the region's size" },
-    sparse: { help: "do not reserve the file's blocks beforehand: a disk that fills up later is your risk" },
+    sparse: {
+      help: "do not reserve the file's blocks beforehand: a disk that fills up later is your risk",
+    },
   },
   examples: [
     ["memferry leech memferry1_AbC... --file disk.img", "receive into a new file"],
@@ -61,7 +63,10 @@ export const leechSpec: CommandSpec = {
       "memferry leech - --file data.db --export fuse:/mnt/ferry --on-resume 'systemctl start app' < ticket",
       "an application goes on here, with the ticket from standard input",
     ],
-    ["memferry leech --ticket-file t --file vm.ram --mode postcopy", "hand over at once, pull afterwards"],
+    [
+      "memferry leech --ticket-file t --file vm.ram --mode postcopy",
+      "hand over at once, pull afterwards",
+    ],
   ],
   notes: [
     "The ticket names the relay, so nothing else is needed. It works once.",
@@ -176,7 +181,10 @@ class LeechedRegion {
 
   async prepare(offer: OfferMessage): Promise<Destination> {
     if (/[/\0]/.test(offer.regionName) || ["", ".", ".."].includes(offer.regionName)) {
-      throw new MigrationError("MESSAGE_MALFORMED", "the region's name cannot be the name of a file");
+      throw new MigrationError(
+        "MESSAGE_MALFORMED",
+        "the region's name cannot be the name of a file",
+      );
     }
     const addon = loadNative();
     this.#createdFile = await this.#checkFile(offer.regionBytes);
@@ -195,7 +203,9 @@ class LeechedRegion {
     return destination;
   }
 
-  describe(): { regionName: string; regionBytes: number; chunkBytes: number; host: string; version: string } | undefined {
+  describe():
+    | { regionName: string; regionBytes: number; chunkBytes: number; host: string; version: string }
+    | undefined {
     const offer = this.#offer;
     if (offer === undefined) return undefined;
     const { regionName, regionBytes, chunkBytes } = offer;
@@ -251,7 +261,9 @@ class LeechedRegion {
           { cause: error },
         );
       }
-      throw new MigrationError("STORE_FAILED", `--file ${this.#file}: ${error.message}`, { cause: error });
+      throw new MigrationError("STORE_FAILED", `--file ${this.#file}: ${error.message}`, {
+        cause: error,
+      });
     }
   }
 
@@ -290,7 +302,9 @@ function interrupted(leecher: Leecher, output: Output, count: number): void {
     return;
   }
   if (count === 1 && leecher.missingChunks > 0) {
-    output.note(`${leecher.missingChunks} chunks are still at the source; once more to leave all the same`);
+    output.note(
+      `${leecher.missingChunks} chunks are still at the source; once more to leave all the same`,
+    );
     return;
   }
   leecher.abandon(new MigrationError("CANCELLED", "interrupted after the commit"));

@@ -20,14 +20,20 @@ export const loginSpec: CommandSpec = {
   summary: "Stores a relay's address, certificate hash and API key for this user, as the default.",
   positionalsMax: 1,
   options: {
-    "key-file": { value: "PATH", help: "file with the API key (default: MEMFERRY_KEY, else standard input)" },
+    "key-file": {
+      value: "PATH",
+      help: "file with the API key (default: MEMFERRY_KEY, else standard input)",
+    },
     "certificate-hash": {
       value: "SHA256",
       help: "hexadecimal hash of the relay's own certificate, which it prints at its start",
     },
   },
   examples: [
-    ["memferry login https://relay.example:8443 --key-file key", "a relay with a public certificate"],
+    [
+      "memferry login https://relay.example:8443 --key-file key",
+      "a relay with a public certificate",
+    ],
     [
       "memferry login https://10.0.0.5:8443 --certificate-hash 3f9a... < key",
       "a relay with a certificate of its own",
@@ -54,9 +60,10 @@ export async function login(args: Arguments, output: Output): Promise<ExitCodeVa
   }
   const environment = peerEnvironment();
   const keyFile = args.text("key-file");
-  const key = keyFile === undefined && environment.key !== undefined
-    ? environment.key
-    : await readSecret(keyFile ?? "-", "--key-file");
+  const key =
+    keyFile === undefined && environment.key !== undefined
+      ? environment.key
+      : await readSecret(keyFile ?? "-", "--key-file");
   if (key === "") throw usage("the API key is empty");
   await new ApiClient({ url, certificateHashes, key }).listSessions("?limit=1");
   await saveRelay(environment.configFile, {

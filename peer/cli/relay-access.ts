@@ -33,9 +33,13 @@ export async function relayAccess(args: Arguments): Promise<RelayAccess> {
   const entry: RelayEntry | undefined = config.relays.find((relay) => relay.url === url);
   const keyFile = args.text("key-file");
   const key =
-    keyFile === undefined ? (environment.key ?? entry?.key) : await readSecret(keyFile, "--key-file");
+    keyFile === undefined
+      ? (environment.key ?? entry?.key)
+      : await readSecret(keyFile, "--key-file");
   if (key === undefined || key === "") {
-    throw usage(`no API key for ${url}: set MEMFERRY_KEY, give --key-file, or run \`memferry login ${url}\``);
+    throw usage(
+      `no API key for ${url}: set MEMFERRY_KEY, give --key-file, or run \`memferry login ${url}\``,
+    );
   }
   const certificateHashes = (entry?.certificateHashes ?? []).map((hash) =>
     Uint8Array.from(Buffer.from(hash, "hex")),

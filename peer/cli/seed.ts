@@ -41,20 +41,33 @@ const RETRY_DELAY_MS = 1_000;
 export const seedSpec: CommandSpec = {
   name: "seed",
   usage: "(--file PATH | --size SIZE) [options]",
-  summary: "Offers a region and prints the one-use ticket with which `memferry leech` takes it over.",
+  summary:
+    "Offers a region and prints the one-use ticket with which `memferry leech` takes it over.",
   positionalsMax: 0,
   options: {
     file: { value: "PATH", help: "the region is this file" },
     size: { value: "SIZE", help: "the region is new memory of this size, all zeros" },
     export: { value: "fuse:DIR", help: "show the region to programs as DIR/NAME" },
     region: { value: "NAME", help: "its name (default: the file's)" },
-    chunk: { value: "SIZE", help: "transfer unit, a power of two from 4KiB to 4MiB (default 64KiB)" },
+    chunk: {
+      value: "SIZE",
+      help: "transfer unit, a power of two from 4KiB to 4MiB (default 64KiB)",
+    },
     link: LINK_OPTION,
     ...RELAY_OPTIONS,
     "ticket-ttl": { value: "TIME", help: "how long the ticket may be used (default 1h)" },
-    "ticket-file": { value: "PATH", help: "write the ticket there (mode 0600) and do not print it" },
-    "on-suspend": { value: "CMD", help: "stops the workload; it must not write after CMD has ended" },
-    "on-rollback": { value: "CMD", help: "starts it here again if the migration ended after the suspend" },
+    "ticket-file": {
+      value: "PATH",
+      help: "write the ticket there (mode 0600) and do not print it",
+    },
+    "on-suspend": {
+      value: "CMD",
+      help: "stops the workload; it must not write after CMD has ended",
+    },
+    "on-rollback": {
+      value: "CMD",
+      help: "starts it here again if the migration ended after the suspend",
+    },
     "on-release": { value: "CMD", help: "runs when the destination has everything" },
     once: { help: "end with status 1 when a migration fails, although the export is in use" },
   },
@@ -141,7 +154,12 @@ class SeedAttempt {
   readonly #ticket: Ticket;
   readonly #leecherTicket: string;
 
-  private constructor(options: AttemptOptions, sessionId: Uint8Array, ticket: Ticket, other: Ticket) {
+  private constructor(
+    options: AttemptOptions,
+    sessionId: Uint8Array,
+    ticket: Ticket,
+    other: Ticket,
+  ) {
     this.#options = options;
     this.#sessionId = sessionId;
     this.#ticket = ticket;
@@ -276,7 +294,13 @@ async function openLocalRegion(args: Arguments): Promise<LocalRegion> {
     store:
       file === undefined
         ? { kind: "memory" }
-        : { kind: "file", path: file, create: false, reserve: false, readOnly: exportSpec === undefined },
+        : {
+            kind: "file",
+            path: file,
+            create: false,
+            reserve: false,
+            readOnly: exportSpec === undefined,
+          },
     bytes,
     chunkBytes: chunkBytes(args),
     hashKey,
@@ -338,7 +362,13 @@ async function fileBytes(path: string): Promise<number> {
 function regionName(args: Arguments): string {
   const file = args.text("file");
   const name = args.text("region") ?? (file === undefined ? "region" : basename(file));
-  if (name === "" || name === "." || name === ".." || /[/\0]/.test(name) || Buffer.byteLength(name) > 255) {
+  if (
+    name === "" ||
+    name === "." ||
+    name === ".." ||
+    /[/\0]/.test(name) ||
+    Buffer.byteLength(name) > 255
+  ) {
     throw usage(`--region ${name} cannot be the name of a file`);
   }
   return name;

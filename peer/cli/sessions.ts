@@ -22,7 +22,10 @@ export const sessionsSpec: CommandSpec = {
   examples: [
     ["memferry sessions list", "what is going on"],
     ["memferry sessions finalize 5f2c...", "switch over now"],
-    ["memferry sessions cancel 5f2c...", "end it; before the commit the workload goes on at the source"],
+    [
+      "memferry sessions cancel 5f2c...",
+      "end it; before the commit the workload goes on at the source",
+    ],
   ],
 };
 
@@ -31,7 +34,8 @@ export async function sessions(args: Arguments, output: Output): Promise<ExitCod
   if (!["list", "show", "finalize", "cancel"].includes(action)) {
     throw usage(`"${action}" is not one of list, show, finalize, cancel`);
   }
-  if (action !== "list" && id === undefined) throw usage(`which session? memferry sessions ${action} ID`);
+  if (action !== "list" && id === undefined)
+    throw usage(`which session? memferry sessions ${action} ID`);
   const api = new ApiClient(await relayAccess(args));
   if (action === "finalize" || action === "cancel") {
     await api.act(id ?? "", action);

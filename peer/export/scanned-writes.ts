@@ -51,7 +51,9 @@ export class ScannedWrites implements DirtySource {
     this.#stamp = stamp;
     for (let first = 0; first < this.#region.chunkCount; first += SCAN_BATCH_CHUNKS) {
       const count = Math.min(SCAN_BATCH_CHUNKS, this.#region.chunkCount - first);
-      const { hashes } = await this.#region.hash(Uint32Array.from({ length: count }, (_, i) => first + i));
+      const { hashes } = await this.#region.hash(
+        Uint32Array.from({ length: count }, (_, i) => first + i),
+      );
       for (let i = 0; i < count; i++) {
         const sent = sentHash(first + i);
         const now = hashes.subarray(i * HASH_BYTES, (i + 1) * HASH_BYTES);

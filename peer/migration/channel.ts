@@ -144,7 +144,9 @@ async function openChannel(
     const lost = new AbortController();
     for (const stream of streams) {
       void stream.closed.then((info) => {
-        lost.abort(new MigrationError("PEER_LOST", `a stream to the other peer ended: ${info.reason}`));
+        lost.abort(
+          new MigrationError("PEER_LOST", `a stream to the other peer ended: ${info.reason}`),
+        );
         abort(info.reason);
       });
     }

@@ -188,6 +188,9 @@ export class ChunkSender {
 }
 
 /** Bytes of a chunk: the last one may be short. */
-export function chunkLength(region: Pick<ChunkStore, "bytes" | "chunkBytes">, index: number): number {
+export function chunkLength(
+  region: Pick<ChunkStore, "bytes" | "chunkBytes">,
+  index: number,
+): number {
   return Math.min(region.chunkBytes, region.bytes - index * region.chunkBytes);
 }

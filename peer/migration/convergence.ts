@@ -63,8 +63,10 @@ export function judgeConvergence(
   if (measurement.remainingBytes === 0) return "finalize";
   // The first pass is the longest, so a second one is always short and always worth it.
   if (measurement.round < 2) return "continue";
-  if (transferMs <= policy.downtimeBudgetMs || measurement.round >= HYBRID_ROUNDS_MAX) return "finalize";
+  if (transferMs <= policy.downtimeBudgetMs || measurement.round >= HYBRID_ROUNDS_MAX)
+    return "finalize";
   const previous = measurement.previousRemainingBytes;
-  if (previous !== undefined && measurement.remainingBytes > previous * STALL_RATIO) return "finalize";
+  if (previous !== undefined && measurement.remainingBytes > previous * STALL_RATIO)
+    return "finalize";
   return "continue";
 }

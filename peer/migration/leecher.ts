@@ -425,7 +425,8 @@ export class Leecher {
         await this.#finishing;
         return;
       case "abort":
-        if (this.#committed) throw new MigrationError("PEER_FAILED", `the source: ${message.reason}`);
+        if (this.#committed)
+          throw new MigrationError("PEER_FAILED", `the source: ${message.reason}`);
         this.#end({ error: sourceAborted(message.reason) });
         return;
       case "pong": {

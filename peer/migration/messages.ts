@@ -220,8 +220,15 @@ const codecs: Codecs = {
       const regionBytes = within(r.u53(), 1, REGION_BYTES_MAX, "region bytes");
       const chunkBytes = within(r.u32(), CHUNK_BYTES_MIN, CHUNK_BYTES_MAX, "chunk bytes");
       if ((chunkBytes & (chunkBytes - 1)) !== 0) throw malformed(`chunk bytes ${chunkBytes}`);
-      if (regionBytes / chunkBytes > 0xffff_fffe) throw malformed("more chunks than 32 bits number");
-      return { kind: "offer", regionName, regionBytes, chunkBytes, hashKey: r.bytes(HASH_KEY_BYTES) };
+      if (regionBytes / chunkBytes > 0xffff_fffe)
+        throw malformed("more chunks than 32 bits number");
+      return {
+        kind: "offer",
+        regionName,
+        regionBytes,
+        chunkBytes,
+        hashKey: r.bytes(HASH_KEY_BYTES),
+      };
     },
   },
   accept: {
@@ -286,7 +293,10 @@ const codecs: Codecs = {
   finalized: {
     number: 12,
     encode: (m, w) => {
-      w.u32(m.epoch).f64(m.suspendedForMs).u32(m.dirtyChunks).u8(m.root === undefined ? 0 : 1);
+      w.u32(m.epoch)
+        .f64(m.suspendedForMs)
+        .u32(m.dirtyChunks)
+        .u8(m.root === undefined ? 0 : 1);
       if (m.root !== undefined) w.bytes(m.root);
     },
     decode: (r) => ({
@@ -423,5 +433,9 @@ function within(value: number, least: number, most: number, what: string): numbe
 }
 
 function malformed(message: string, options?: ErrorOptions): MigrationError {
-  return new MigrationError("MESSAGE_MALFORMED", `message from the other peer: ${message}`, options);
+  return new MigrationError(
+    "MESSAGE_MALFORMED",
+    `message from the other peer: ${message}`,
+    options,
+  );
 }

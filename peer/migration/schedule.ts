@@ -17,7 +17,10 @@ export class PullSchedule {
   /** @param wanted Shared with the owner: chunks are added by it, and leave as they are taken. */
   constructor(wanted: ChunkSet, chunkBytes: number) {
     this.#wanted = wanted;
-    this.#batchChunks = Math.min(BATCH_CHUNKS_MAX, Math.max(1, Math.floor(BATCH_BYTES / chunkBytes)));
+    this.#batchChunks = Math.min(
+      BATCH_CHUNKS_MAX,
+      Math.max(1, Math.floor(BATCH_BYTES / chunkBytes)),
+    );
   }
 
   /** The most chunks that `take` gives at once. */

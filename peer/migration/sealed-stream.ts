@@ -34,7 +34,8 @@ class RecordKey {
 
   /** The key and nonce of the next record. */
   next(): { key: Uint8Array; nonce: Uint8Array } {
-    if (this.#count > 0 && this.#count % RECORDS_PER_KEY === 0) this.#key = derive(this.#key, "next");
+    if (this.#count > 0 && this.#count % RECORDS_PER_KEY === 0)
+      this.#key = derive(this.#key, "next");
     const nonce = new Uint8Array(NONCE_BYTES);
     new DataView(nonce.buffer).setBigUint64(0, BigInt(this.#count), true);
     this.#count++;

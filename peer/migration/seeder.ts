@@ -546,7 +546,11 @@ export class Seeder {
     try {
       await withDeadline(HOOK_DEADLINE_MS, hooks?.onRelease);
     } catch (error) {
-      onEvent?.({ event: "warning", code: "HOOK_FAILED", message: `--on-release: ${messageOf(error)}` });
+      onEvent?.({
+        event: "warning",
+        code: "HOOK_FAILED",
+        message: `--on-release: ${messageOf(error)}`,
+      });
     }
     this.#setPhase("done");
     onEvent?.({ event: "done", ...totals });

@@ -68,7 +68,9 @@ export class ApiClient {
     };
   }
 
-  async listSessions(query: string): Promise<{ sessions: SessionBody[]; next: string | undefined }> {
+  async listSessions(
+    query: string,
+  ): Promise<{ sessions: SessionBody[]; next: string | undefined }> {
     const body = await this.#request("GET", `/v1/sessions${query}`);
     if (!isRecord(body)) throw unexpected();
     const list = body["items"] ?? body["sessions"];
@@ -95,7 +97,9 @@ export class ApiClient {
     return new Promise((resolve, reject) => {
       const fail = (error: unknown): void => {
         const known = error instanceof LinkError || error instanceof ApiError;
-        reject(known ? error : new LinkError("RELAY_UNREACHABLE", messageOf(error), { cause: error }));
+        reject(
+          known ? error : new LinkError("RELAY_UNREACHABLE", messageOf(error), { cause: error }),
+        );
       };
       connectPinned(address, certificateHashes)
         .then((socket) => {
@@ -163,7 +167,8 @@ function parseResponse(status: number, text: string): unknown {
 }
 
 function apiHint(status: number, message: string): string {
-  if (status === 401) return `${message}: set MEMFERRY_KEY, give --key-file, or run \`memferry login\``;
+  if (status === 401)
+    return `${message}: set MEMFERRY_KEY, give --key-file, or run \`memferry login\``;
   return message;
 }
 
@@ -185,5 +190,9 @@ function isRecord(value: unknown): value is Record<string, unknown> {
 }
 
 function unexpected(): ApiError {
-  return new ApiError(0, "RESPONSE_UNEXPECTED", "what answers there does not speak the relay's API");
+  return new ApiError(
+    0,
+    "RESPONSE_UNEXPECTED",
+    "what answers there does not speak the relay's API",
+  );
 }

@@ -169,9 +169,7 @@ export class RelayControl {
   }
 
   /** Resolves when the relay will take more; `false` if there is no connection and nothing was sent. */
-  async reportIndex(
-    frame: IndexSegmentFrame | IndexDeltaFrame | IndexRootFrame,
-  ): Promise<boolean> {
+  async reportIndex(frame: IndexSegmentFrame | IndexDeltaFrame | IndexRootFrame): Promise<boolean> {
     const connection = this.#connection;
     if (connection === undefined) return false;
     try {

@@ -549,8 +549,14 @@ function chunkBytes(value: number): number {
 
 function records(reader: ByteReader, recordBytes: number, countMax: number): Uint8Array {
   const bytes = reader.rest();
-  if (bytes.length === 0 || bytes.length % recordBytes !== 0 || bytes.length > recordBytes * countMax) {
-    throw malformed(`${bytes.length} bytes are no ${recordBytes}-byte records, at most ${countMax}`);
+  if (
+    bytes.length === 0 ||
+    bytes.length % recordBytes !== 0 ||
+    bytes.length > recordBytes * countMax
+  ) {
+    throw malformed(
+      `${bytes.length} bytes are no ${recordBytes}-byte records, at most ${countMax}`,
+    );
   }
   return bytes;
 }

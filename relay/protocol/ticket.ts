@@ -66,7 +66,8 @@ export function decodeTicket(text: string): Ticket {
       throw new ProtocolError("TICKET_MALFORMED", "a field is out of range");
     }
     const certificateHashes: Uint8Array[] = [];
-    for (let i = 0; i < hashCount; i++) certificateHashes.push(reader.bytes(CERTIFICATE_HASH_BYTES));
+    for (let i = 0; i < hashCount; i++)
+      certificateHashes.push(reader.bytes(CERTIFICATE_HASH_BYTES));
     reader.end();
     return { relayUrl, certificateHashes, sessionId, role, token, secret };
   } catch (cause) {

@@ -129,7 +129,8 @@ export class Room {
       end.stream.abort(code, reason);
     }
     this.#waiting.clear();
-    for (const ends of this.#spliced.values()) for (const stream of ends) stream.abort(code, reason);
+    for (const ends of this.#spliced.values())
+      for (const stream of ends) stream.abort(code, reason);
     this.#spliced.clear();
   }
 }

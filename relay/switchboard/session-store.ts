@@ -64,7 +64,11 @@ export interface SessionStore {
   setState(sessionId: Uint8Array, change: StateChange): Promise<boolean>;
   /** The last progress, written at most every few seconds. */
   saveProgress(sessionId: Uint8Array, progress: Progress): Promise<void>;
-  addEvent(sessionId: Uint8Array, type: string, data: Readonly<Record<string, string | number | boolean>>): Promise<void>;
+  addEvent(
+    sessionId: Uint8Array,
+    type: string,
+    data: Readonly<Record<string, string | number | boolean>>,
+  ): Promise<void>;
   index: IndexStore;
 }
 
@@ -76,7 +80,12 @@ export interface StateChange {
 
 /** The chunk index (design section 6). A repeated write of the same thing changes nothing. */
 export interface IndexStore {
-  putSegment(sessionId: Uint8Array, epoch: number, segment: number, hashes: Uint8Array): Promise<void>;
+  putSegment(
+    sessionId: Uint8Array,
+    epoch: number,
+    segment: number,
+    hashes: Uint8Array,
+  ): Promise<void>;
   appendDelta(sessionId: Uint8Array, entries: Uint8Array): Promise<void>;
   setRoot(sessionId: Uint8Array, epoch: number, root: Uint8Array): Promise<void>;
   /** Hashes of chunks `[first, first + count)`: the base with the deltas over it; `null` where unknown. */

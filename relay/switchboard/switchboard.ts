@@ -137,7 +137,8 @@ export class Switchboard {
   close(): void {
     this.#closed = true;
     clearInterval(this.#sweep);
-    for (const room of this.#rooms.values()) room.close("RELAY_DRAINING", "the relay is going down");
+    for (const room of this.#rooms.values())
+      room.close("RELAY_DRAINING", "the relay is going down");
     this.#rooms.clear();
   }
 
@@ -241,7 +242,8 @@ export class Switchboard {
     } catch (error) {
       reason = messageOf(error);
       const code = error instanceof ProtocolError ? error.code : "INTERNAL";
-      if (code === "INTERNAL") this.#options.log("error", "control stream failed", { ...fields, reason });
+      if (code === "INTERNAL")
+        this.#options.log("error", "control stream failed", { ...fields, reason });
       else await refuse(member.stream, error);
     } finally {
       room.leave(member, "LINK_CLOSED", reason);
@@ -263,7 +265,8 @@ export class Switchboard {
       const now = Date.now();
       member.heardAtMs = now;
       if (frame.kind === "progress") {
-        if (now - progressWindow.startedAtMs >= 1000) progressWindow = { startedAtMs: now, count: 0 };
+        if (now - progressWindow.startedAtMs >= 1000)
+          progressWindow = { startedAtMs: now, count: 0 };
         if (++progressWindow.count > PROGRESS_PER_SECOND_MAX) continue;
         room.progress = frame.progress;
         this.#changed(room);
@@ -307,7 +310,10 @@ export class Switchboard {
         return;
       case "phase":
         if (!PHASES_OF[member.role].has(frame.state)) {
-          throw new ProtocolError("FRAME_UNEXPECTED", `a ${member.role} does not report this phase`);
+          throw new ProtocolError(
+            "FRAME_UNEXPECTED",
+            `a ${member.role} does not report this phase`,
+          );
         }
         await this.#record(room, frame.state, member.role, frame.reason);
         this.#changed(room);

@@ -1,0 +1,287 @@
+/**
+ * Whole migrations in one process: the real seeder, leecher, relay control and switchboard over links in
+ * memory, with a workload that writes and a network that breaks, all drawn from one seed.
+ */
+import { randomBytes } from "node:crypto";
+import { afterEach, expect, test } from "vitest";
+import { loadNative } from "../../../native/index.ts";
+import { MigrationError } from "../../../peer/errors.ts";
+import type { MigrationEvent } from "../../../peer/migration/events.ts";
+import { Leecher, type Destination, type LeecherOptions } from "../../../peer/migration/leecher.ts";
+import { Seeder, type SeederHooks } from "../../../peer/migration/seeder.ts";
+import { memoryRelay, type MemoryRelay } from "../../../peer/net/memory-link.ts";
+import { PeerIdentity } from "../../../peer/net/peer-identity.ts";
+import { RelayControl } from "../../../peer/net/relay-control.ts";
+import type { Role } from "../../../relay/protocol/ids.ts";
+import { Switchboard } from "../../../relay/switchboard/switchboard.ts";
+import { MemoryRegion } from "../../support/memory-region.ts";
+import { MemorySessionStore } from "../../support/memory-session-store.ts";
+import { SeededRandom } from "../../support/seeded-random.ts";
+
+const CHUNK_BYTES = 4096;
+
+interface World {
+  readonly store: MemorySessionStore;
+  readonly network: MemoryRelay;
+  readonly source: MemoryRegion;
+  readonly destination: MemoryRegion;
+  readonly seeder: Seeder;
+  readonly leecher: Leecher;
+  readonly sessionId: Uint8Array;
+  readonly events: { readonly by: Role; readonly event: MigrationEvent }[];
+  close(): Promise<void>;
+}
+
+const open: World[] = [];
+afterEach(async () => {
+  for (const world of open.splice(0)) await world.close();
+});
+
+interface WorldOptions {
+  readonly bytes: number;
+  readonly mode?: LeecherOptions["mode"];
+  readonly finalize?: LeecherOptions["finalize"];
+  readonly hooks?: SeederHooks;
+  readonly prepare?: (destination: Destination) => Promise<Destination>;
+  readonly leecherSecret?: Uint8Array;
+}
+
+async function makeWorld(options: WorldOptions): Promise<World> {
+  const hashKey = randomBytes(32);
+  const sessionId = randomBytes(16);
+  const secret = randomBytes(32);
+  const tokens = { seeder: randomBytes(32), leecher: randomBytes(32) };
+  const store = new MemorySessionStore();
+  store.create(sessionId, tokens);
+  const switchboard = new Switchboard({ store, log: () => undefined });
+  const network = memoryRelay((incoming) => switchboard.accept(incoming));
+  const region = { bytes: options.bytes, chunkBytes: CHUNK_BYTES, hashKey };
+  const source = new MemoryRegion({ ...region, present: "all" });
+  const destination = new MemoryRegion({ ...region, present: "none" });
+  const events: World["events"][number][] = [];
+  const holder: { seeder?: Seeder; leecher?: Leecher } = {};
+  const join = (role: Role): Promise<RelayControl> =>
+    RelayControl.join({
+      ticket: {
+        relayUrl: "https://memory:1",
+        certificateHashes: [],
+        sessionId,
+        role,
+        token: tokens[role],
+        secret,
+      },
+      identity: PeerIdentity.generate(),
+      dial: (signal) => network.dial({ url: "https://memory:1", certificateHashes: [], signal }),
+      onOwnership: (ownership) => holder[role]?.ownershipChanged(ownership),
+      onCommand: (command) => {
+        if (command === "finalize") holder.leecher?.finalize();
+      },
+    });
+  const seederSession = await join("seeder");
+  const leecherSession = await join("leecher");
+  const seeder = new Seeder({
+    session: seederSession,
+    sessionId,
+    secret,
+    region: source,
+    regionName: "test",
+    dirty: source,
+    hashKey,
+    keyedHash: (data) => loadNative().blake3(data, hashKey),
+    onEvent: (event) => events.push({ by: "seeder", event }),
+    ...(options.hooks === undefined ? {} : { hooks: options.hooks }),
+  });
+  const leecher = new Leecher({
+    session: leecherSession,
+    sessionId,
+    secret: options.leecherSecret ?? secret,
+    keyedHash: (key) => (data) => loadNative().blake3(data, key),
+    mode: options.mode ?? "hybrid",
+    finalize: options.finalize ?? { kind: "auto" },
+    downtimeBudgetMs: 300,
+    dataStreams: 3,
+    prepare: () => {
+      const place: Destination = {
+        region: destination,
+        exported: false,
+        get onFault() {
+          return destination.onFault;
+        },
+        set onFault(onFault) {
+          destination.onFault = onFault;
+        },
+      };
+      return options.prepare?.(place) ?? Promise.resolve(place);
+    },
+    onEvent: (event) => events.push({ by: "leecher", event }),
+  });
+  holder.seeder = seeder;
+  holder.leecher = leecher;
+  const world: World = {
+    store,
+    network,
+    source,
+    destination,
+    seeder,
+    leecher,
+    sessionId,
+    events,
+    close: async () => {
+      network.close("LINK_CLOSED", "the test is over");
+      await Promise.all([seederSession.close(), leecherSession.close()]);
+      switchboard.close();
+    },
+  };
+  open.push(world);
+  return world;
+}
+
+/** Writes at random places until the workload is not let through any more. @returns Stops it. */
+function startWriter(region: MemoryRegion, random: SeededRandom): { stop(): void; count: number } {
+  const writer = { stop: () => clearInterval(timer), count: 0 };
+  const timer = setInterval(() => {
+    for (let i = 0; i < 8; i++) {
+      const length = 1 + random.below(2 * CHUNK_BYTES);
+      const offset = random.below(region.bytes - length);
+      if (region.write(offset, random.bytes(length))) writer.count++;
+    }
+  }, 1);
+  return writer;
+}
+
+function rootOf(world: World, by: Role): string | undefined {
+  const done = world.events.find((entry) => entry.by === by && entry.event.event === "done");
+  return done?.event.event === "done" ? done.event.rootHash : undefined;
+}
+
+for (const mode of ["hybrid", "precopy", "postcopy"] as const) {
+  test(`a ${mode} migration under a writer ends with equal bytes and the workload on one side`, async () => {
+    const random = new SeededRandom(mode.length);
+    const world = await makeWorld({ bytes: 300 * CHUNK_BYTES + 77, mode });
+    world.source.memory.set(random.bytes(200 * CHUNK_BYTES));
+    const writer = startWriter(world.source, random);
+    const running = Promise.all([world.seeder.run(), world.leecher.run()]);
+    const [sent, received] = await running.finally(() => writer.stop());
+    // Leaving delivers what was reported last.
+    await world.close();
+    expect(Buffer.compare(world.source.memory, world.destination.memory)).toBe(0);
+    expect(sent.rootHash).toBe(received.rootHash);
+    expect(writer.count).toBeGreaterThan(0);
+    expect(world.source.fenced).toBe(true);
+    expect(world.destination.running).toBe(true);
+    expect(world.store.session(world.sessionId)).toMatchObject({ owner: "leecher", state: "done" });
+    expect(world.store.indexRoots).toContain(received.rootHash);
+  });
+}
+
+test("a migration whose links break again and again loses nothing", async () => {
+  for (let seed = 1; seed <= 12; seed++) {
+    const random = new SeededRandom(seed);
+    const world = await makeWorld({
+      bytes: 200 * CHUNK_BYTES + 1 + random.below(5000),
+      mode: seed % 3 === 0 ? "postcopy" : "hybrid",
+    });
+    const pause = async (): Promise<void> => {
+      if (random.below(4) === 0)
+        await new Promise((resolve) => setTimeout(resolve, random.below(4)));
+    };
+    world.source.pause = pause;
+    world.destination.pause = pause;
+    world.source.memory.set(random.bytes(150 * CHUNK_BYTES));
+    const writer = startWriter(world.source, random);
+    let cuts = 0;
+    let timer: ReturnType<typeof setTimeout>;
+    const cut = (): void => {
+      if (++cuts > 4) return;
+      world.network.crash();
+      world.network.revive();
+      timer = setTimeout(cut, 20 + random.below(600));
+    };
+    timer = setTimeout(cut, 10 + random.below(60));
+    const readers = [0, 5, 150].map((index) => world.destination.readChunk(index));
+    const [sent, received] = await Promise.all([world.seeder.run(), world.leecher.run()]).finally(
+      () => {
+        clearTimeout(timer);
+        writer.stop();
+      },
+    );
+    await Promise.all(readers);
+    expect(sent.rootHash, `seed ${seed}`).toBe(received.rootHash);
+    expect(Buffer.compare(world.source.memory, world.destination.memory), `seed ${seed}`).toBe(0);
+  }
+}, 60_000);
+
+test("a suspend hook that fails leaves the workload running at the source, and the relay says so", async () => {
+  let rolledBack = false;
+  const world = await makeWorld({
+    bytes: 50 * CHUNK_BYTES,
+    hooks: {
+      onSuspend: () => Promise.reject(new MigrationError("HOOK_FAILED", "the hook said no")),
+      onRollback: () => {
+        rolledBack = true;
+        return Promise.resolve();
+      },
+    },
+  });
+  const [sent, received] = await Promise.allSettled([world.seeder.run(), world.leecher.run()]);
+  expect(sent).toMatchObject({ status: "rejected", reason: { code: "HOOK_FAILED" } });
+  expect(received).toMatchObject({ status: "rejected" });
+  expect(world.source.running).toBe(true);
+  expect(rolledBack).toBe(true);
+  expect(world.destination.running).toBe(false);
+  expect(world.store.session(world.sessionId)).toMatchObject({
+    owner: "seeder",
+    state: "cancelled",
+  });
+});
+
+test("a destination without room ends the attempt with its own error on both sides", async () => {
+  const world = await makeWorld({
+    bytes: 10 * CHUNK_BYTES,
+    prepare: () => Promise.reject(new MigrationError("STORE_FULL", "no room here")),
+  });
+  const [sent, received] = await Promise.allSettled([world.seeder.run(), world.leecher.run()]);
+  expect(received).toMatchObject({ status: "rejected", reason: { code: "STORE_FULL" } });
+  expect(sent.status).toBe("rejected");
+  expect(String(sent.status === "rejected" ? sent.reason : "")).toContain("no room here");
+  expect(world.source.running).toBe(true);
+});
+
+test("cancel before the commit ends both sides with the workload at the source, by either of them", async () => {
+  for (const by of ["seeder", "leecher"] as const) {
+    const world = await makeWorld({ bytes: 100 * CHUNK_BYTES, finalize: { kind: "manual" } });
+    const running = Promise.allSettled([world.seeder.run(), world.leecher.run()]);
+    await new Promise((resolve) => setTimeout(resolve, 50));
+    expect(await world[by].cancel(`cancelled by the ${by}`)).toBe(true);
+    const outcomes = await running;
+    for (const outcome of outcomes) {
+      expect(outcome).toMatchObject({ status: "rejected", reason: { code: "CANCELLED" } });
+    }
+    expect(world.source.running).toBe(true);
+    expect(world.store.session(world.sessionId).owner).toBe("seeder");
+  }
+});
+
+test("a database that is down at the commit delays it and loses nothing", async () => {
+  const world = await makeWorld({ bytes: 60 * CHUNK_BYTES, finalize: { kind: "manual" } });
+  const running = Promise.all([world.seeder.run(), world.leecher.run()]);
+  await new Promise((resolve) => setTimeout(resolve, 50));
+  world.store.unavailable = true;
+  world.leecher.finalize();
+  await new Promise((resolve) => setTimeout(resolve, 400));
+  expect(world.source.running).toBe(false);
+  expect(world.destination.running).toBe(false);
+  world.store.unavailable = false;
+  const [sent, received] = await running;
+  expect(sent.rootHash).toBe(received.rootHash);
+  expect(rootOf(world, "leecher")).toBe(rootOf(world, "seeder"));
+});
+
+test("a peer without the session's secret is refused and nothing of the region reaches it", async () => {
+  const world = await makeWorld({ bytes: 20 * CHUNK_BYTES, leecherSecret: randomBytes(32) });
+  const [sent, received] = await Promise.allSettled([world.seeder.run(), world.leecher.run()]);
+  expect(received).toMatchObject({ status: "rejected", reason: { code: "CHANNEL_REFUSED" } });
+  expect(sent.status).toBe("rejected");
+  expect(world.destination.memory.every((byte) => byte === 0)).toBe(true);
+  expect(world.source.running).toBe(true);
+}, 30_000);

@@ -1,0 +1,239 @@
+import { createHmac } from "node:crypto";
+import fc from "fast-check";
+import { expect, test } from "vitest";
+import { ChunkSet } from "../../../peer/migration/bitmap.ts";
+import { ChunkReceiver } from "../../../peer/migration/chunk-receiver.ts";
+import { expectedDowntimeMs, judgeConvergence } from "../../../peer/migration/convergence.ts";
+import { Manifest } from "../../../peer/migration/manifest.ts";
+import { RateMeter } from "../../../peer/migration/rate-meter.ts";
+import { PullSchedule } from "../../../peer/migration/schedule.ts";
+import { loadNative } from "../../../native/index.ts";
+import { MemoryRegion } from "../../support/memory-region.ts";
+
+const keyedHash = (data: Uint8Array): Uint8Array => createHmac("sha256", "k").update(data).digest();
+
+test("ChunkSet is a set", () => {
+  fc.assert(
+    fc.property(
+      fc.integer({ min: 1, max: 300 }),
+      fc.array(fc.tuple(fc.boolean(), fc.nat(320))),
+      (chunkCount, steps) => {
+        const set = new ChunkSet(chunkCount);
+        const model = new Set<number>();
+        for (const [add, index] of steps) {
+          if (add) {
+            expect(set.add(index)).toBe(index < chunkCount && !model.has(index));
+            if (index < chunkCount) model.add(index);
+          } else {
+            expect(set.delete(index)).toBe(model.delete(index));
+          }
+        }
+        const sorted = [...model].sort((a, b) => a - b);
+        expect([...set]).toEqual(sorted);
+        expect(set.size).toBe(model.size);
+        const copy = new ChunkSet(chunkCount);
+        for (const page of set.pages()) copy.addPage(page);
+        expect([...copy]).toEqual(sorted);
+        expect([...ChunkSet.from(set.toBits(), chunkCount)]).toEqual(sorted);
+      },
+    ),
+  );
+});
+
+test("ChunkSet.all() ends at the last chunk", () => {
+  fc.assert(
+    fc.property(fc.integer({ min: 1, max: 100 }), (count) => {
+      expect([...ChunkSet.all(count)]).toEqual(Array.from({ length: count }, (_, i) => i));
+    }),
+  );
+});
+
+test("PullSchedule.take() gives every wanted chunk once, and those that come later too", () => {
+  fc.assert(
+    fc.property(fc.array(fc.array(fc.nat(199))), (rounds) => {
+      const wanted = new ChunkSet(200);
+      const schedule = new PullSchedule(wanted, 128 * 1024);
+      for (const added of rounds) {
+        const due = new Set([...wanted, ...added]);
+        for (const index of added) wanted.add(index);
+        const taken: number[] = [];
+        for (let batch = schedule.take(); batch.length > 0; batch = schedule.take()) {
+          expect(batch.length).toBeLessThanOrEqual(schedule.batchChunks);
+          taken.push(...batch);
+        }
+        expect(taken.toSorted((a, b) => a - b)).toEqual([...due].sort((a, b) => a - b));
+      }
+    }),
+  );
+});
+
+test("Manifest.root() depends on every hash and on nothing that was replaced", () => {
+  fc.assert(
+    fc.property(
+      fc.integer({ min: 1, max: 2100 }),
+      fc.array(fc.tuple(fc.nat(), fc.nat(255)), { maxLength: 30 }),
+      (chunkCount, changes) => {
+        const manifest = new Manifest(chunkCount, keyedHash);
+        const model = Array.from({ length: chunkCount }, (_, i) => i & 0xff);
+        const set = (index: number, value: number, epoch: number): void => {
+          manifest.set(index, epoch, new Uint8Array(32).fill(value));
+        };
+        expect(manifest.root()).toBeUndefined();
+        model.forEach((value, index) => set(index, value, 1));
+        const before = manifest.root();
+        changes.forEach(([at, value], i) => {
+          const index = at % chunkCount;
+          manifest.invalidate(index, i + 1);
+          expect(manifest.root()).toBeUndefined();
+          // A read from before the write ends late: it does not count.
+          set(index, 99, i + 1);
+          expect(manifest.isKnown(index)).toBe(false);
+          set(index, value, i + 2);
+          model[index] = value;
+        });
+        const fresh = new Manifest(chunkCount, keyedHash);
+        model.forEach((value, index) => fresh.set(index, 1, new Uint8Array(32).fill(value)));
+        expect(manifest.root()).toEqual(fresh.root());
+        const same = model.every((value, index) => value === (index & 0xff));
+        expect(
+          Buffer.compare(
+            before ?? keyedHash(model[0] ? new Uint8Array() : new Uint8Array()),
+            manifest.root() ?? new Uint8Array(),
+          ) === 0,
+        ).toBe(same);
+      },
+    ),
+    { numRuns: 50 },
+  );
+});
+
+test("RateMeter forgets what is older than its window", () => {
+  let now = 0;
+  const meter = new RateMeter(() => now);
+  for (; now < 2000; now += 50) meter.add(100);
+  expect(meter.bytesPerS).toBeCloseTo(2000, -2);
+  for (; now < 10_000; now += 50) meter.add(10);
+  expect(meter.bytesPerS).toBeCloseTo(200, -1);
+  now += 60_000;
+  expect(meter.bytesPerS).toBeLessThan(10);
+});
+
+test("expectedDowntimeMs() counts the remaining bytes only where the workload waits for them", () => {
+  const measurement = {
+    round: 3,
+    remainingBytes: 50e6,
+    previousRemainingBytes: 60e6,
+    sendBytesPerS: 100e6,
+    rttMs: 20,
+  };
+  expect(expectedDowntimeMs(measurement, "precopy")).toBe(540);
+  expect(expectedDowntimeMs(measurement, "hybrid")).toBe(40);
+  expect(expectedDowntimeMs({ ...measurement, sendBytesPerS: 0 }, "precopy")).toBe(Infinity);
+});
+
+test("judgeConvergence() always comes to an end", () => {
+  fc.assert(
+    fc.property(
+      fc.constantFrom("hybrid" as const, "precopy" as const, "postcopy" as const),
+      fc.array(fc.nat(1e12), { minLength: 40, maxLength: 40 }),
+      (mode, remaining) => {
+        const verdicts = remaining.map((remainingBytes, i) =>
+          judgeConvergence(
+            {
+              round: i + 1,
+              remainingBytes,
+              previousRemainingBytes: remaining[i - 1],
+              sendBytesPerS: 1,
+              rttMs: 1,
+            },
+            { mode, downtimeBudgetMs: 300 },
+          ),
+        );
+        expect(verdicts.some((verdict) => verdict !== "continue")).toBe(true);
+      },
+    ),
+  );
+});
+
+// The heart of pre-copy at the destination: whatever order copies and dirty sets come in, what counts as ready is
+// the source's last state. A copy is tagged with the epoch in which it was read; a dirty set closes an epoch.
+test("ChunkReceiver counts a chunk as ready only in the source's last state", async () => {
+  await fc.assert(
+    fc.asyncProperty(
+      fc.array(
+        fc.oneof(
+          fc.record({ step: fc.constant("write" as const), index: fc.nat(9) }),
+          fc.record({ step: fc.constant("read" as const), index: fc.nat(9) }),
+          fc.record({ step: fc.constant("close" as const) }),
+          fc.record({ step: fc.constant("deliver" as const), at: fc.nat(20) }),
+          fc.record({ step: fc.constant("announce" as const) }),
+        ),
+        { maxLength: 120 },
+      ),
+      async (steps) => {
+        const hashKey = new Uint8Array(32).fill(7);
+        const region = new MemoryRegion({
+          bytes: 10 * 4096,
+          chunkBytes: 4096,
+          hashKey,
+          present: "none",
+        });
+        const hash = (data: Uint8Array): Uint8Array => loadNative().blake3(data, hashKey);
+        const receiver = new ChunkReceiver(region, new Manifest(10, hash));
+        const versions = new Array<number>(10).fill(0);
+        let dirty = new Set<number>();
+        let epoch = 1;
+        const copies: { index: number; version: number; epoch: number }[] = [];
+        const closed: { epoch: number; dirty: Set<number> }[] = [];
+        const deliver = async (copy: (typeof copies)[number]): Promise<void> => {
+          const payload = new Uint8Array(4096).fill(copy.version + 1);
+          await receiver.receive({
+            kind: "chunks",
+            epoch: copy.epoch,
+            indexes: Uint32Array.of(copy.index),
+            offsets: Uint32Array.of(0),
+            hashes: hash(payload),
+            payload,
+          });
+        };
+        const announce = (): void => {
+          const next = closed.shift();
+          if (next === undefined) return;
+          const set = new ChunkSet(10);
+          for (const index of next.dirty) set.add(index);
+          receiver.markDirty({ first: 0, bits: set.toBits() }, next.epoch);
+        };
+        for (const step of steps) {
+          if (step.step === "write") {
+            versions[step.index] = (versions[step.index] ?? 0) + 1;
+            dirty.add(step.index);
+          } else if (step.step === "read") {
+            copies.push({ index: step.index, version: versions[step.index] ?? 0, epoch });
+          } else if (step.step === "close") {
+            closed.push({ epoch: epoch++, dirty });
+            dirty = new Set();
+          } else if (step.step === "deliver") {
+            const [copy] = copies.splice(step.at % Math.max(1, copies.length), 1);
+            if (copy !== undefined) await deliver(copy);
+          } else {
+            announce();
+          }
+        }
+        // The last epoch is closed, every dirty set is known; copies still under way may or may not come.
+        closed.push({ epoch: epoch++, dirty });
+        while (closed.length > 0) announce();
+        while (copies.length > 3) {
+          const copy = copies.pop();
+          if (copy !== undefined) await deliver(copy);
+        }
+        const ready = new ChunkSet(10);
+        for (const page of receiver.readyPages()) ready.addPage(page);
+        for (const index of ready) {
+          expect(region.memory[index * 4096], `chunk ${index}`).toBe((versions[index] ?? 0) + 1);
+        }
+        expect(ready.size).toBe(receiver.readyCount);
+      },
+    ),
+    { numRuns: 300 },
+  );
+});
