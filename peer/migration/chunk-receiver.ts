@@ -8,6 +8,7 @@
  * @module
  */
 import { StoreOutcome } from "../../native/index.ts";
+import type { Progress } from "../../relay/protocol/frame.ts";
 import { HASH_BYTES } from "../../relay/protocol/frame.ts";
 import { MigrationError } from "../errors.ts";
 import type { ChunkStore } from "../region/region.ts";
@@ -26,6 +27,8 @@ export class ChunkReceiver {
   /** A copy must be of this epoch or a later one to be ready, per chunk. */
   readonly #needed: Uint32Array;
   readonly #ready: ChunkSet;
+  /** Chunks of which some copy is stored, current or not. */
+  readonly #received: ChunkSet;
   readonly #mismatched: ChunkSet;
   readonly #rate = new RateMeter();
   readonly #settled = new Latch();
@@ -42,6 +45,7 @@ export class ChunkReceiver {
     this.#submitted = new Uint32Array(region.chunkCount);
     this.#needed = new Uint32Array(region.chunkCount).fill(1);
     this.#ready = new ChunkSet(region.chunkCount);
+    this.#received = new ChunkSet(region.chunkCount);
     this.#mismatched = new ChunkSet(region.chunkCount);
   }
 
@@ -51,10 +55,6 @@ export class ChunkReceiver {
 
   get complete(): boolean {
     return this.#ready.size === this.#region.chunkCount;
-  }
-
-  get zeroChunks(): number {
-    return this.#zeroChunks;
   }
 
   /** Copies that did not hash to what was promised, and were asked for again. */
@@ -78,6 +78,32 @@ export class ChunkReceiver {
   /** Wakes whoever waits for `complete`. */
   get settled(): Latch {
     return this.#settled;
+  }
+
+  /** For people. */
+  counts(): Pick<
+    Progress,
+    | "chunksTotal"
+    | "chunksSent"
+    | "chunksReady"
+    | "chunksDirty"
+    | "chunksZero"
+    | "bytesSent"
+    | "bytesRemaining"
+    | "sendBytesPerS"
+  > {
+    const { chunkCount, chunkBytes, bytes } = this.#region;
+    const ready = this.#ready.size;
+    return {
+      chunksTotal: chunkCount,
+      chunksSent: this.#received.size,
+      chunksReady: ready,
+      chunksDirty: this.#received.size - ready,
+      chunksZero: this.#zeroChunks,
+      bytesSent: this.#rate.total,
+      bytesRemaining: Math.min(bytes, (chunkCount - ready) * chunkBytes),
+      sendBytesPerS: this.#rate.bytesPerS,
+    };
   }
 
   readyPages(): Generator<BitmapPage> {
@@ -195,6 +221,7 @@ export class ChunkReceiver {
       if (this.#submitted[index] !== tag) continue;
       this.#manifest.set(index, tag, hashes.subarray(i * HASH_BYTES, (i + 1) * HASH_BYTES));
       if (offsets[i] === ZERO_OFFSET) this.#zeroChunks++;
+      this.#received.add(index);
       if (tag >= (this.#needed[index] ?? 0)) this.#ready.add(index);
     }
     return again;

@@ -51,3 +51,19 @@ export async function sleep(ms: number, signal: AbortSignal): Promise<void> {
   });
   signal.throwIfAborted();
 }
+
+/** Resolves when the signal aborts. */
+export function aborted(signal: AbortSignal): Promise<void> {
+  return new Promise((resolve) => {
+    if (signal.aborted) resolve();
+    else signal.addEventListener("abort", () => resolve(), { once: true });
+  });
+}
+
+/** Runs something of the user's that must come to an end. */
+export async function withDeadline(
+  deadlineMs: number,
+  work: ((signal: AbortSignal) => Promise<void>) | undefined,
+): Promise<void> {
+  await work?.(AbortSignal.timeout(deadlineMs));
+}

@@ -15,91 +15,40 @@
 import { toHex } from "../../relay/protocol/bytes.ts";
 import { messageOf } from "../../relay/protocol/errors.ts";
 import { isTransient, MigrationError } from "../errors.ts";
-import type { ChunkStore } from "../region/region.ts";
 import { openLeecherChannel, type Channel } from "./channel.ts";
+import { ChunkIntake } from "./chunk-intake.ts";
 import { ChunkReceiver } from "./chunk-receiver.ts";
 import { expectedDowntimeMs, judgeConvergence, type RoundMeasurement } from "./convergence.ts";
-import type { MigrationProgress, MigrationTotals, OnMigrationEvent, Phase } from "./events.ts";
+import type { Destination } from "./destination.ts";
+import { DowntimeMeter } from "./downtime-meter.ts";
+import type { MigrationProgress, MigrationTotals, Phase } from "./events.ts";
+import type { LeecherOptions } from "./leecher-options.ts";
 import { Latch, sleep } from "./latch.ts";
-import {
-  FAULTS_PER_MESSAGE_MAX,
-  FINALIZE_DEADLINE_MS,
-  HOOK_DEADLINE_MS,
-  WINDOW_BYTES_MAX,
-  WINDOW_BYTES_MIN,
-} from "./limits.ts";
-import { Manifest, type KeyedHash } from "./manifest.ts";
-import {
-  decodeMessage,
-  encodeMessage,
-  type FinalizedMessage,
-  type Message,
-  type Mode,
-  type OfferMessage,
-  type RoundMessage,
-} from "./messages.ts";
-import type { SealedStream } from "./sealed-stream.ts";
-import type { Ownership, SessionPort } from "./session-port.ts";
+import { FINALIZE_DEADLINE_MS, HOOK_DEADLINE_MS } from "./limits.ts";
+import { Manifest } from "./manifest.ts";
+import type { FinalizedMessage, Message, OfferMessage, RoundMessage } from "./messages.ts";
+import type { Ownership } from "./session-port.ts";
 
 const REPORT_INTERVAL_MS = 1_000;
-/** How often the first served read after the hand-over is looked for. */
-const FIRST_READ_POLL_MS = 2;
-const FIRST_READ_WAIT_MS = 30_000;
-/** The same once everything else is done. */
+/** How long a workload that has everything is given to read something. */
 const FIRST_READ_GRACE_MS = 1_000;
-/** Stores under way per data stream: one is verified and written while the next is received. */
-const STORES_PER_STREAM = 2;
+const GRACE_POLL_MS = 5;
 const CHANNEL_FAILURES_MAX = 5;
 /** How long a relay that may be gone is told of a failure. */
 const GIVE_UP_MS = 5_000;
-
-/** When to hand over. */
-export type FinalizePolicy =
-  | { readonly kind: "auto" }
-  | { readonly kind: "manual" }
-  /** As soon as this share of the region is ready. */
-  | { readonly kind: "ready"; readonly ratio: number };
-
-/** Where the region is received. */
-export interface Destination {
-  /** Every chunk absent, gate closed. */
-  readonly region: ChunkStore;
-  /** Whether programs read the region through us, so that the first read they are served ends the downtime. */
-  readonly exported: boolean;
-  /** Told of chunks that somebody waits for; set by the leecher. */
-  onFault: ((indexes: Uint32Array) => void) | undefined;
-}
-
-export interface LeecherOptions {
-  readonly session: SessionPort;
-  readonly sessionId: Uint8Array;
-  /** The ticket's secret. */
-  readonly secret: Uint8Array;
-  /** BLAKE3 keyed with the offer's key. */
-  readonly keyedHash: (hashKey: Uint8Array) => KeyedHash;
-  readonly mode: Mode;
-  readonly finalize: FinalizePolicy;
-  readonly downtimeBudgetMs: number;
-  readonly dataStreams: number;
-  /** Makes room for what is offered. @throws what is wrong with the destination */
-  readonly prepare: (offer: OfferMessage) => Promise<Destination>;
-  /** Starts the workload. */
-  readonly onResume?: (signal: AbortSignal) => Promise<void>;
-  readonly onEvent?: OnMigrationEvent;
-}
 
 type Outcome = { readonly error: unknown } | { readonly totals: MigrationTotals };
 
 export class Leecher {
   readonly #options: LeecherOptions;
   readonly #over = new AbortController();
-  readonly #changed = new Latch();
   #phase: Phase = "joined";
   #offer: OfferMessage | undefined;
   #destination: Destination | undefined;
   #receiver: ChunkReceiver | undefined;
   #manifest: Manifest | undefined;
   #channel: Channel | undefined;
+  #intake: ChunkIntake | undefined;
   #wireBytes = 0;
   /** The last epoch whose dirty set is merged whole. */
   #mergedEpoch = 0;
@@ -113,8 +62,8 @@ export class Leecher {
   #finishing: Promise<void> | undefined;
   #committed = false;
   #hookFailed = false;
-  #downtimeMs = 0;
-  #downtimeKnown = false;
+  #downtime: DowntimeMeter | undefined;
+  #toldResumed = false;
   #startedAtMs = 0;
   #rttMs = 0;
   #pingSentAtMs = 0;
@@ -268,11 +217,18 @@ export class Leecher {
     try {
       const offer = await this.#begin(channel);
       const receiver = await this.#prepare(channel, offer);
+      const intake = new ChunkIntake(channel, {
+        receiver,
+        rttMs: () => this.#rttMs,
+        onStored: () => this.#finalizeIfReady(receiver),
+        onStoreError: (error) => {
+          if (!signal.aborted) this.#end({ error });
+        },
+      });
+      this.#intake = intake;
       tasks.push(
         this.#receiveControl(channel, receiver, signal),
-        this.#receiveChunks(channel.urgent, channel, receiver, signal),
-        ...channel.data.map((stream) => this.#receiveChunks(stream, channel, receiver, signal)),
-        this.#keepCredit(channel, receiver, signal),
+        intake.run(signal),
         this.#ping(channel, signal),
         this.#finish(channel, receiver, signal),
       );
@@ -338,7 +294,7 @@ export class Leecher {
     );
     destination.onFault = (indexes) => {
       this.#faults += indexes.length;
-      this.#sendFaults(indexes);
+      this.#intake?.fault(indexes);
     };
     this.#offer = offer;
     this.#destination = destination;
@@ -372,17 +328,6 @@ export class Leecher {
       .catch(() => {
         // Lost: asked again on the next channel.
       });
-  }
-
-  #sendFaults(indexes: Uint32Array): void {
-    const channel = this.#channel;
-    if (channel === undefined) return;
-    for (let start = 0; start < indexes.length; start += FAULTS_PER_MESSAGE_MAX) {
-      const part = indexes.subarray(start, start + FAULTS_PER_MESSAGE_MAX);
-      channel.urgent.send(encodeMessage({ kind: "fault", indexes: part })).catch(() => {
-        // Lost: `retryFaults` reports who still waits on the next channel.
-      });
-    }
   }
 
   async #receiveControl(
@@ -524,105 +469,14 @@ export class Leecher {
         message: `--on-resume: ${messageOf(error)}: the region is here, start the workload by hand`,
       });
     }
-    void this.#measureDowntime(destination, finalized, performance.now(), openedAtMs);
-    this.#changed.notify();
+    const downtime = new DowntimeMeter(
+      finalized.suspendedForMs,
+      this.#rttMs,
+      finalized.receivedAtMs,
+    );
+    this.#downtime = downtime;
+    void downtime.measure(destination, openedAtMs, this.#over.signal).then(() => this.#resumed());
     receiver.settled.notify();
-  }
-
-  /**
-   * Downtime: from suspend to the first read served here. The two hosts' clocks are never compared: the source
-   * says how long it had been suspended when it sent its last word, which was half a round trip under way.
-   */
-  async #measureDowntime(
-    destination: Destination,
-    finalized: FinalizedMessage & { readonly receivedAtMs: number },
-    resumedAtMs: number,
-    openedAtMs: number,
-  ): Promise<void> {
-    const beforeMs = finalized.suspendedForMs + this.#rttMs / 2;
-    const set = (atMs: number): void => {
-      this.#downtimeMs = beforeMs + (atMs - finalized.receivedAtMs);
-    };
-    set(resumedAtMs);
-    const { region, exported } = destination;
-    while (
-      exported &&
-      performance.now() - openedAtMs < FIRST_READ_WAIT_MS &&
-      !this.#over.signal.aborted
-    ) {
-      const { firstServedAtMs } = region.stats();
-      if (firstServedAtMs > 0) {
-        set(Math.max(openedAtMs, firstServed(firstServedAtMs)));
-        break;
-      }
-      await sleep(FIRST_READ_POLL_MS, this.#over.signal).catch(() => undefined);
-    }
-    this.#downtimeKnown = true;
-    this.#options.onEvent?.({ event: "resumed", downtimeMs: this.#downtimeMs });
-    this.#changed.notify();
-  }
-
-  async #receiveChunks(
-    stream: SealedStream,
-    channel: Channel,
-    receiver: ChunkReceiver,
-    signal: AbortSignal,
-  ): Promise<void> {
-    const under = new Set<Promise<void>>();
-    let failure: { error: unknown } | undefined;
-    for (;;) {
-      const bytes = await stream.receive();
-      signal.throwIfAborted();
-      if (failure !== undefined) throw failure.error;
-      if (bytes === null) throw new MigrationError("PEER_LOST", "the source left");
-      const message = decodeMessage(bytes);
-      if (message === undefined) continue;
-      if (message.kind !== "chunks") {
-        throw new MigrationError("MESSAGE_UNEXPECTED", `${message.kind} on a data stream`);
-      }
-      const stored = receiver.receive(message).then(
-        (again) => {
-          if (again.length > 0) this.#sendFaults(Uint32Array.from(again));
-          this.#changed.notify();
-        },
-        (error: unknown) => {
-          failure ??= { error };
-          // A store that fails is this side's end, whatever the streams say.
-          if (!signal.aborted) this.#end({ error });
-          // Wakes the receive above, which then throws what happened.
-          stream.abort("LINK_CLOSED", "a chunk could not be stored");
-        },
-      );
-      under.add(stored);
-      void stored.then(() => under.delete(stored));
-      if (under.size >= STORES_PER_STREAM) await Promise.race(under);
-    }
-  }
-
-  /** Keeps the window open: what is stored may be sent anew. */
-  async #keepCredit(
-    channel: Channel,
-    receiver: ChunkReceiver,
-    signal: AbortSignal,
-  ): Promise<never> {
-    const base = receiver.payloadBytes;
-    let granted = 0;
-    for (;;) {
-      const windowBytes = this.#windowBytes(receiver);
-      const wanted = receiver.payloadBytes - base + windowBytes;
-      if (wanted - granted >= windowBytes / 8) {
-        granted = wanted;
-        await channel.control.send({ kind: "credit", bytes: granted });
-      }
-      await this.#changed.wait(signal);
-      signal.throwIfAborted();
-      this.#finalizeIfReady(receiver);
-    }
-  }
-
-  #windowBytes(receiver: ChunkReceiver): number {
-    const bandwidthDelay = receiver.bytesPerS * (this.#rttMs / 1000);
-    return Math.min(WINDOW_BYTES_MAX, Math.max(WINDOW_BYTES_MIN, Math.ceil(2 * bandwidthDelay)));
   }
 
   #finalizeIfReady(receiver: ChunkReceiver): void {
@@ -640,6 +494,13 @@ export class Leecher {
     }
   }
 
+  /** Tells of the resume, once: when the downtime is known, or when all the rest is done. */
+  #resumed(): void {
+    if (this.#toldResumed || this.#downtime === undefined) return;
+    this.#toldResumed = true;
+    this.#options.onEvent?.({ event: "resumed", downtimeMs: this.#downtime.downtimeMs });
+  }
+
   /** Once everything is here and durable, asks the source to compare roots and let go. */
   async #finish(channel: Channel, receiver: ChunkReceiver, signal: AbortSignal): Promise<never> {
     await receiver.settled.until(() => this.#committed && receiver.complete, signal);
@@ -655,10 +516,9 @@ export class Leecher {
       );
     }
     await channel.control.send({ kind: "done", root });
-    for (;;) {
-      await this.#changed.wait(signal);
-      signal.throwIfAborted();
-    }
+    // `released` ends the migration, or the channel is lost and this is asked again on the next one.
+    await new Latch().wait(signal);
+    throw signal.reason;
   }
 
   async #released(channel: Channel): Promise<void> {
@@ -673,11 +533,12 @@ export class Leecher {
     channel.abort("done");
     // The workload may not have touched the region yet; its first read still counts.
     const waitUntilMs = performance.now() + FIRST_READ_GRACE_MS;
-    while (!this.#downtimeKnown && performance.now() < waitUntilMs) {
-      await sleep(FIRST_READ_POLL_MS, this.#over.signal);
+    while (this.#downtime?.known === false && performance.now() < waitUntilMs) {
+      await sleep(GRACE_POLL_MS, this.#over.signal);
     }
+    this.#resumed();
     const totals: MigrationTotals = {
-      downtimeMs: this.#downtimeMs,
+      downtimeMs: this.#downtime?.downtimeMs ?? 0,
       totalMs,
       bytesTotal: region.bytes,
       bytesWire,
@@ -696,24 +557,16 @@ export class Leecher {
     const region = this.#destination?.region;
     const receiver = this.#receiver;
     if (region === undefined || receiver === undefined) return;
-    const { chunkCount, chunkBytes, bytes } = region;
-    const missing = chunkCount - receiver.readyCount;
+    const { bytesWire, dirtyBytesPerS, rttMs } = this.progress();
     this.#options.session.reportProgress({
+      ...receiver.counts(),
       round: this.#round,
-      chunksTotal: chunkCount,
-      chunksSent: Math.min(chunkCount, this.#manifest?.knownCount ?? 0),
-      chunksReady: receiver.readyCount,
-      chunksDirty: Math.max(0, (this.#manifest?.knownCount ?? 0) - receiver.readyCount),
-      chunksZero: receiver.zeroChunks,
-      bytesTotal: bytes,
-      bytesSent: receiver.bytesReceived,
-      bytesWire: this.#wireBytes + (this.#channel?.wireBytes() ?? 0),
-      bytesRemaining: Math.min(bytes, missing * chunkBytes),
-      dirtyBytesPerS: this.#dirtyBytesPerS,
-      sendBytesPerS: receiver.bytesPerS,
-      rttMs: this.#rttMs,
+      bytesTotal: region.bytes,
+      bytesWire,
+      dirtyBytesPerS,
+      rttMs,
       expectedDowntimeMs: Number.isFinite(this.#expectedDowntimeMs) ? this.#expectedDowntimeMs : 0,
-      downtimeMs: this.#downtimeMs,
+      downtimeMs: this.#downtime?.downtimeMs ?? 0,
       faults: this.#faults,
     });
   }
@@ -735,10 +588,4 @@ export class Leecher {
 
 function sourceAborted(reason: string): MigrationError {
   return new MigrationError("PEER_FAILED", `the source gave up: ${reason}`);
-}
-
-/** CLOCK_MONOTONIC milliseconds on the scale of `performance.now()`. */
-function firstServed(monotonicMs: number): number {
-  const [seconds, nanoseconds] = process.hrtime();
-  return performance.now() - (seconds * 1000 + nanoseconds / 1e6 - monotonicMs);
 }

@@ -9,6 +9,7 @@
  */
 import { HASH_BYTES } from "../../relay/protocol/frame.ts";
 import { INDEX_SEGMENT_CHUNKS } from "../../relay/protocol/limits.ts";
+import type { ChunkStore } from "../region/region.ts";
 import { ChunkSet } from "./bitmap.ts";
 
 /** BLAKE3-256 keyed with the session's chunk hash key. */
@@ -93,5 +94,25 @@ export class Manifest {
     }
     this.#staleSegments.clear();
     return this.#keyedHash(this.#segmentHashes);
+  }
+}
+
+/** Chunks that are hashed in one call. */
+const HASH_BATCH_CHUNKS = 256;
+
+/** Hashes chunks where they are and takes their hashes down as of `epoch`. */
+export async function hashInto(
+  manifest: Manifest,
+  region: Pick<ChunkStore, "hash">,
+  chunks: ChunkSet,
+  epoch: number,
+): Promise<void> {
+  const indexes = Uint32Array.from(chunks);
+  for (let start = 0; start < indexes.length; start += HASH_BATCH_CHUNKS) {
+    const batch = indexes.slice(start, start + HASH_BATCH_CHUNKS);
+    const { hashes } = await region.hash(batch);
+    batch.forEach((index, i) => {
+      manifest.set(index, epoch, hashes.subarray(i * HASH_BYTES, (i + 1) * HASH_BYTES));
+    });
   }
 }

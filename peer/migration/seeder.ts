@@ -23,9 +23,9 @@ import { openSeederChannel, type Channel } from "./channel.ts";
 import { ChunkSender } from "./chunk-sender.ts";
 import type { MigrationProgress, MigrationTotals, OnMigrationEvent, Phase } from "./events.ts";
 import { IndexReporter } from "./index-reporter.ts";
-import { Latch, sleep } from "./latch.ts";
+import { aborted, Latch, sleep, withDeadline } from "./latch.ts";
 import { HOOK_DEADLINE_MS } from "./limits.ts";
-import { Manifest, type KeyedHash } from "./manifest.ts";
+import { hashInto, Manifest, type KeyedHash } from "./manifest.ts";
 import type { Message } from "./messages.ts";
 import { RateMeter } from "./rate-meter.ts";
 import { PullSchedule } from "./schedule.ts";
@@ -36,7 +36,6 @@ const ROUND_INTERVAL_MS = 200;
 const CHECKPOINT_INTERVAL_MS = 5_000;
 /** Dirty bytes that are hashed while the workload stands still; beyond, the root is compared at the end only. */
 const HASH_SUSPENDED_BYTES_MAX = 256 * 1024 * 1024;
-const HASH_BATCH_CHUNKS = 256;
 /** How long a relay that may be gone is told of a failure. */
 const REVOKE_COURTESY_MS = 2_000;
 /** How long the other side has to read the last word. */
@@ -481,7 +480,9 @@ export class Seeder {
       last = await this.#collect();
       epoch = this.#closeEpoch(last);
     });
-    if (last.size * region.chunkBytes <= HASH_SUSPENDED_BYTES_MAX) await this.#hash(last);
+    if (last.size * region.chunkBytes <= HASH_SUSPENDED_BYTES_MAX) {
+      await hashInto(this.#manifest, region, last, this.#epoch);
+    }
     if (this.#over.signal.aborted) return;
     this.#finalized = {
       epoch,
@@ -497,18 +498,6 @@ export class Seeder {
       });
     }, deadlineMs);
     this.#changed.notify();
-  }
-
-  async #hash(set: ChunkSet): Promise<void> {
-    const { region } = this.#options;
-    const indexes = [...set];
-    for (let start = 0; start < indexes.length; start += HASH_BATCH_CHUNKS) {
-      const batch = Uint32Array.from(indexes.slice(start, start + HASH_BATCH_CHUNKS));
-      const { hashes } = await region.hash(batch);
-      batch.forEach((index, i) => {
-        this.#manifest.set(index, this.#epoch, hashes.subarray(i * 32, (i + 1) * 32));
-      });
-    }
   }
 
   #becomeCommitted(): void {
@@ -605,19 +594,4 @@ export class Seeder {
       session.reportPhase(phase);
     }
   }
-}
-
-function aborted(signal: AbortSignal): Promise<void> {
-  return new Promise((resolve) => {
-    if (signal.aborted) resolve();
-    else signal.addEventListener("abort", () => resolve(), { once: true });
-  });
-}
-
-async function withDeadline(
-  deadlineMs: number,
-  hook: ((signal: AbortSignal) => Promise<void>) | undefined,
-): Promise<void> {
-  if (hook === undefined) return;
-  await hook(AbortSignal.timeout(deadlineMs));
 }

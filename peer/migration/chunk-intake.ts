@@ -1,0 +1,108 @@
+/**
+ * The receiving side of one channel: takes chunks off its streams, keeps the window open, asks for what somebody
+ * waits for.
+ *
+ * @module
+ */
+import { MigrationError } from "../errors.ts";
+import type { Channel } from "./channel.ts";
+import type { ChunkReceiver } from "./chunk-receiver.ts";
+import { Latch } from "./latch.ts";
+import { FAULTS_PER_MESSAGE_MAX, WINDOW_BYTES_MAX, WINDOW_BYTES_MIN } from "./limits.ts";
+import { decodeMessage, encodeMessage } from "./messages.ts";
+import type { SealedStream } from "./sealed-stream.ts";
+
+/** Stores under way per data stream: one is verified and written while the next is received. */
+const STORES_PER_STREAM = 2;
+
+export interface ChunkIntakeOptions {
+  readonly receiver: ChunkReceiver;
+  /** Smoothed round trip to the source. */
+  readonly rttMs: () => number;
+  /** Chunks were stored. */
+  readonly onStored: () => void;
+  /** A chunk could not be stored: the end of this side, whatever the streams say. */
+  readonly onStoreError: (error: unknown) => void;
+}
+
+export class ChunkIntake {
+  readonly #channel: Channel;
+  readonly #options: ChunkIntakeOptions;
+  readonly #stored = new Latch();
+
+  constructor(channel: Channel, options: ChunkIntakeOptions) {
+    this.#channel = channel;
+    this.#options = options;
+  }
+
+  /** Receives until the signal aborts or a stream fails. Never resolves otherwise. */
+  async run(signal: AbortSignal): Promise<never> {
+    const { urgent, data } = this.#channel;
+    return await Promise.race([
+      ...[urgent, ...data].map((stream) => this.#receive(stream, signal)),
+      this.#keepCredit(signal),
+    ]);
+  }
+
+  /** Asks for chunks ahead of all others. Best effort: who still waits is reported again on the next channel. */
+  fault(indexes: Uint32Array): void {
+    for (let start = 0; start < indexes.length; start += FAULTS_PER_MESSAGE_MAX) {
+      const part = indexes.subarray(start, start + FAULTS_PER_MESSAGE_MAX);
+      this.#channel.urgent.send(encodeMessage({ kind: "fault", indexes: part })).catch(() => {
+        // The stream's reader sees the loss.
+      });
+    }
+  }
+
+  async #receive(stream: SealedStream, signal: AbortSignal): Promise<never> {
+    const { receiver, onStored, onStoreError } = this.#options;
+    const underWay = new Set<Promise<void>>();
+    for (;;) {
+      const bytes = await stream.receive();
+      signal.throwIfAborted();
+      if (bytes === null) throw new MigrationError("PEER_LOST", "the source left");
+      const message = decodeMessage(bytes);
+      if (message === undefined) continue;
+      if (message.kind !== "chunks") {
+        throw new MigrationError("MESSAGE_UNEXPECTED", `${message.kind} on a data stream`);
+      }
+      const stored = receiver.receive(message).then(
+        (again) => {
+          if (again.length > 0) this.fault(Uint32Array.from(again));
+          this.#stored.notify();
+          onStored();
+        },
+        (error: unknown) => {
+          onStoreError(error);
+          // Wakes the receive above.
+          stream.abort("LINK_CLOSED", "a chunk could not be stored");
+        },
+      );
+      underWay.add(stored);
+      void stored.then(() => underWay.delete(stored));
+      if (underWay.size >= STORES_PER_STREAM) await Promise.race(underWay);
+    }
+  }
+
+  /** What is stored may be sent anew: the window moves on, sized by what the path holds. */
+  async #keepCredit(signal: AbortSignal): Promise<never> {
+    const { receiver } = this.#options;
+    const base = receiver.payloadBytes;
+    let granted = 0;
+    for (;;) {
+      const windowBytes = this.#windowBytes();
+      const wanted = receiver.payloadBytes - base + windowBytes;
+      if (wanted - granted >= windowBytes / 8) {
+        granted = wanted;
+        await this.#channel.control.send({ kind: "credit", bytes: granted });
+      }
+      await this.#stored.wait(signal);
+      signal.throwIfAborted();
+    }
+  }
+
+  #windowBytes(): number {
+    const bandwidthDelay = this.#options.receiver.bytesPerS * (this.#options.rttMs() / 1000);
+    return Math.min(WINDOW_BYTES_MAX, Math.max(WINDOW_BYTES_MIN, Math.ceil(2 * bandwidthDelay)));
+  }
+}

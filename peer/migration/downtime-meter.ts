@@ -1,0 +1,65 @@
+/**
+ * Downtime: from suspend to the first read served at the destination.
+ *
+ * The two hosts' clocks are never compared: the source says how long it had been suspended when it sent its last
+ * word, which was half a round trip under way; the rest is measured here.
+ *
+ * @module
+ */
+import type { Destination } from "./destination.ts";
+import { sleep } from "./latch.ts";
+
+/** How often the first served read is looked for. */
+const POLL_MS = 2;
+/** A workload that reads nothing for this long is not waiting: its start counts instead. */
+const FIRST_READ_WAIT_MS = 30_000;
+
+export class DowntimeMeter {
+  readonly #beforeMs: number;
+  readonly #receivedAtMs: number;
+  #downtimeMs = 0;
+  #known = false;
+
+  /**
+   * @param suspendedForMs What the source had measured when it sent its last word.
+   * @param receivedAtMs `performance.now()` when that came.
+   */
+  constructor(suspendedForMs: number, rttMs: number, receivedAtMs: number) {
+    this.#beforeMs = suspendedForMs + rttMs / 2;
+    this.#receivedAtMs = receivedAtMs;
+  }
+
+  /** Until it is known, what it is at least. */
+  get downtimeMs(): number {
+    return this.#downtimeMs;
+  }
+
+  get known(): boolean {
+    return this.#known;
+  }
+
+  /** Starts with the resume hook's end; resolves when the first read was served or is not to be expected. */
+  async measure(destination: Destination, openedAtMs: number, over: AbortSignal): Promise<void> {
+    this.#end(performance.now());
+    const { region, exported } = destination;
+    while (exported && performance.now() - openedAtMs < FIRST_READ_WAIT_MS && !over.aborted) {
+      const { firstServedAtMs } = region.stats();
+      if (firstServedAtMs > 0) {
+        this.#end(Math.max(openedAtMs, fromMonotonic(firstServedAtMs)));
+        break;
+      }
+      await sleep(POLL_MS, over).catch(() => undefined);
+    }
+    this.#known = true;
+  }
+
+  #end(atMs: number): void {
+    this.#downtimeMs = this.#beforeMs + (atMs - this.#receivedAtMs);
+  }
+}
+
+/** CLOCK_MONOTONIC milliseconds on the scale of `performance.now()`. */
+function fromMonotonic(monotonicMs: number): number {
+  const [seconds, nanoseconds] = process.hrtime();
+  return performance.now() - (seconds * 1000 + nanoseconds / 1e6 - monotonicMs);
+}
