@@ -104,6 +104,9 @@ export function createSessionStore(
           throw new ProtocolError("TICKET_WRONG_ROLE", `this ticket is for the ${match.role}`);
         }
         const joined = await joinedSession(tx, id, sessionId);
+        if (isEnded(joined.state)) {
+          throw new ProtocolError("SESSION_ENDED", `the session is over: ${joined.state}`);
+        }
         if (match.peerKey !== null) {
           if (timingSafeEqual(match.peerKey, peerKey)) return joined;
           throw new ProtocolError("TICKET_USED", "this ticket was used before, by another peer");
@@ -388,9 +391,6 @@ async function joinedSession(tx: Orm, id: string, sessionId: Uint8Array): Promis
     .from(session)
     .where(eq(session.id, id));
   if (row === undefined) throw new RelayError("NOT_FOUND", "there is no such session");
-  if (isEnded(row.state)) {
-    throw new ProtocolError("SESSION_ENDED", `the session is over: ${row.state}`);
-  }
   return { sessionId: sessionId.slice(), ...row };
 }
 

@@ -24,6 +24,9 @@ export interface Member {
   heardAtMs: number;
 }
 
+/** Bytes were passed on from this side, over this kind of link. */
+export type OnBytes = (from: Role, link: LinkKind, count: number) => void;
+
 interface Waiting {
   readonly role: Role;
   readonly end: SpliceEnd;
@@ -40,8 +43,11 @@ export class Room {
   readonly bytesFrom: Record<Role, number> = { seeder: 0, leecher: 0 };
   progress: Progress | undefined;
 
-  constructor(sessionId: Uint8Array) {
+  readonly #onBytes: OnBytes | undefined;
+
+  constructor(sessionId: Uint8Array, onBytes?: OnBytes) {
     this.sessionId = sessionId;
+    this.#onBytes = onBytes;
   }
 
   member(role: Role): Member | undefined {
@@ -89,7 +95,8 @@ export class Room {
     if (member === undefined || !timingSafeEqual(member.streamSecret, frame.streamSecret)) {
       throw new ProtocolError("PEER_UNKNOWN", "no peer with this stream secret is connected");
     }
-    if (frame.pairing !== this.#pairing || this.#members[other(frame.role)] === undefined) {
+    const twin = this.#members[other(frame.role)];
+    if (frame.pairing !== this.#pairing || twin === undefined) {
       throw new ProtocolError("STREAM_UNPAIRED", "this pairing of the two peers is over");
     }
     if (frame.streamIndex >= STREAMS_PER_PAIRING_MAX || this.#spliced.has(frame.streamIndex)) {
@@ -112,7 +119,9 @@ export class Room {
     const ends = [waiting.end.stream, end.stream] as const;
     this.#spliced.set(frame.streamIndex, ends);
     void splice(waiting.end, end, (from, count) => {
-      this.bytesFrom[from === "a" ? waiting.role : frame.role] += count;
+      const role = from === "a" ? waiting.role : frame.role;
+      this.bytesFrom[role] += count;
+      this.#onBytes?.(role, role === member.role ? member.kind : twin.kind, count);
     }).then(() => {
       if (this.#spliced.get(frame.streamIndex) === ends) this.#spliced.delete(frame.streamIndex);
     });

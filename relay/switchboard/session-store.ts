@@ -42,9 +42,9 @@ export interface SessionStore {
     readonly peerKey: Uint8Array;
   }): Promise<JoinedSession>;
   /**
-   * A peer that has proved its key comes back.
+   * A peer that has proved its key comes back. To an ended session too: it may not have heard how it ended.
    *
-   * @throws ProtocolError `PEER_UNKNOWN`, `SESSION_ENDED`.
+   * @throws ProtocolError `PEER_UNKNOWN`.
    */
   rejoin(peer: {
     readonly sessionId: Uint8Array;

@@ -25,7 +25,7 @@ import { MessageReader, readFrame, writeFrame } from "../protocol/message-stream
 import type { ByteStream, LinkKind } from "../protocol/stream.ts";
 import { PROTOCOL_MAJOR, PROTOCOL_MINOR } from "../protocol/version.ts";
 import type { IncomingStream } from "../transport/transport.ts";
-import { Room, send, type Member } from "./room.ts";
+import { Room, send, type Member, type OnBytes } from "./room.ts";
 import type { JoinedSession, SessionStore } from "./session-store.ts";
 
 /** Progress reaches the database at most this often; the API shows what is in memory. */
@@ -45,7 +45,7 @@ export interface SwitchboardOptions {
     fields: Record<string, unknown>,
   ) => void;
   readonly onHandshakeFailure?: (code: string) => void;
-  readonly onBytes?: (from: Role, link: LinkKind, count: number) => void;
+  readonly onBytes?: OnBytes;
 }
 
 /** What is known of a session only while somebody is connected. */
@@ -228,7 +228,7 @@ export class Switchboard {
     const key = toHex(sessionId);
     let room = this.#rooms.get(key);
     if (room === undefined) {
-      room = new Room(sessionId.slice());
+      room = new Room(sessionId.slice(), this.#options.onBytes);
       this.#rooms.set(key, room);
     }
     room.enter(member);

@@ -148,7 +148,7 @@ export function databaseSuite(
     });
 
     promise(
-      "rejoin() knows the key that used the ticket, in its role, until the session ends",
+      "rejoin() knows the key that used the ticket, in its role, and tells how the session ended",
       async () => {
         const made = await make();
         const peerKey = randomBytes(32);
@@ -160,7 +160,8 @@ export function databaseSuite(
         expect(await again("leecher", peerKey)).toBe("PEER_UNKNOWN");
         expect(await again("seeder", randomBytes(32))).toBe("PEER_UNKNOWN");
         await store.setState(made.id, { by: "seeder", state: "failed", reason: "disk full" });
-        expect(await again("seeder", peerKey)).toBe("SESSION_ENDED");
+        const back = await store.rejoin({ sessionId: made.id, role: "seeder", peerKey });
+        expect(back).toMatchObject({ owner: "seeder", state: "failed" });
       },
     );
 
