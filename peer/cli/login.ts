@@ -5,10 +5,10 @@
  */
 import { fromBase64Url, toHex } from "../../relay/protocol/bytes.ts";
 import { peerEnvironment, saveRelay } from "../config.ts";
-import { parseRelayUrl } from "../net/address.ts";
+import { connectionError, parseRelayUrl } from "../net/address.ts";
 import { ApiClient } from "../net/api-client.ts";
 import { LinkError } from "../net/errors.ts";
-import { connectPinned, presentedCertificateHash } from "../net/tls.ts";
+import { connectPinned, destroyLater, presentedCertificateHash } from "../net/tls.ts";
 import { usage, type Arguments, type CommandSpec } from "./command-line.ts";
 import { ExitCode, type ExitCodeValue } from "./exit-code.ts";
 import type { Output } from "./output.ts";
@@ -47,16 +47,20 @@ export async function login(args: Arguments, output: Output): Promise<ExitCodeVa
   const address = parseRelayUrl(url);
   const certificateHash = parseHash(args.text("certificate-hash"));
   const certificateHashes = certificateHash === undefined ? [] : [certificateHash];
+  const open: { destroy(): void }[] = [];
   try {
-    (await connectPinned(address, certificateHashes)).destroy();
-  } catch (error) {
-    if (!(error instanceof LinkError) || error.code !== "CERTIFICATE_UNTRUSTED") throw error;
+    await connectPinned({ address, certificateHashes }, open);
+  } catch (cause) {
+    const error = connectionError(address, cause);
+    if (error.code !== "CERTIFICATE_UNTRUSTED") throw error;
     const presented = await presentedCertificateHash(address);
     throw new LinkError(
       "CERTIFICATE_UNTRUSTED",
       `${address.text} has a certificate of its own: compare its hash with what the relay printed, then add --certificate-hash ${toHex(presented)}`,
       { cause: error },
     );
+  } finally {
+    destroyLater(open);
   }
   const environment = peerEnvironment();
   const keyFile = args.text("key-file");

@@ -5,10 +5,9 @@
  */
 import * as https from "node:https";
 import { fromBase64Url } from "../../relay/protocol/bytes.ts";
-import { messageOf } from "../../relay/protocol/errors.ts";
-import { connectPinned } from "./tls.ts";
+import { connectPinned, destroyLater } from "./tls.ts";
 import { LinkError } from "./errors.ts";
-import { parseRelayUrl } from "./address.ts";
+import { connectionError, parseRelayUrl } from "./address.ts";
 
 const RESPONSE_BYTES_MAX = 4 * 1024 * 1024;
 const REQUEST_DEADLINE_MS = 15_000;
@@ -95,13 +94,12 @@ export class ApiClient {
     const { url, certificateHashes, key } = this.#access;
     const address = parseRelayUrl(url);
     return new Promise((resolve, reject) => {
+      const open: { destroy(): void }[] = [];
       const fail = (error: unknown): void => {
-        const known = error instanceof LinkError || error instanceof ApiError;
-        reject(
-          known ? error : new LinkError("RELAY_UNREACHABLE", messageOf(error), { cause: error }),
-        );
+        destroyLater(open);
+        reject(error instanceof ApiError ? error : connectionError(address, error));
       };
-      connectPinned(address, certificateHashes)
+      connectPinned({ address, certificateHashes }, open)
         .then((socket) => {
           const payload = body === undefined ? undefined : JSON.stringify(body);
           const request = https.request({
@@ -129,7 +127,7 @@ export class ApiClient {
             collect(response)
               .then((text) => resolve(parseResponse(response.statusCode ?? 0, text)))
               .catch(fail)
-              .finally(() => socket.destroy());
+              .finally(() => destroyLater(open));
           });
           request.end(payload);
         })

@@ -18,34 +18,30 @@ export function directTcp(address: RelayAddress): Socket {
   return connectTcp({ host: address.host, port: address.port, autoSelectFamily: true });
 }
 
+export interface PinnedOptions {
+  readonly address: RelayAddress;
+  /** SHA-256 of the DER; if empty the system's trust store decides. */
+  readonly certificateHashes: readonly Uint8Array[];
+  readonly connectTcp?: ConnectTcp;
+}
+
 /**
  * The certificate is checked before the socket is given to anyone who would write to it.
  *
- * @param certificateHashes SHA-256 of the DER; if empty the system's trust store decides.
- * @throws LinkError `RELAY_UNREACHABLE`, `CERTIFICATE_MISMATCH`, `CERTIFICATE_UNTRUSTED`
+ * @param open Gets what is to be destroyed if the caller gives up; see `destroyLater`.
+ * @throws what the connection failed with; `connectionError` makes it one that says what to do.
  */
-export async function connectPinned(
-  address: RelayAddress,
-  certificateHashes: readonly Uint8Array[],
-  openTcp: ConnectTcp = directTcp,
+export function connectPinned(
+  options: PinnedOptions,
+  open: { destroy(): void }[],
 ): Promise<tls.TLSSocket> {
-  const tcp = openTcp(address);
-  try {
-    return await secure(address, certificateHashes, tcp);
-  } catch (error) {
-    tcp.destroy();
-    throw connectionError(address, error);
-  }
-}
-
-function secure(
-  address: RelayAddress,
-  certificateHashes: readonly Uint8Array[],
-  tcp: Socket,
-): Promise<tls.TLSSocket> {
+  const { address, certificateHashes } = options;
+  const tcp = (options.connectTcp ?? directTcp)(address);
+  open.push(tcp);
   const pinned = certificateHashes.length > 0;
   return new Promise((resolve, reject) => {
-    tcp.on("error", reject);
+    const onTcpError = (error: Error): void => reject(error);
+    tcp.on("error", onTcpError);
     tcp.setNoDelay(true);
     tcp.setKeepAlive(true, KEEPALIVE_MS);
     const socket = tls.connect({
@@ -57,18 +53,30 @@ function secure(
       ...(pinned ? {} : { ca: trustedCertificates() }),
       ...(isIP(address.host) === 0 ? { servername: address.host } : { host: address.host }),
     });
-    socket.on("error", reject);
-    socket.once("close", () => {
-      reject(Object.assign(new Error("the connection was closed"), { code: "ECONNRESET" }));
-    });
+    open.push(socket);
+    socket.on("error", onTcpError);
+    socket.once("close", () => reject(hungUp()));
     socket.once("secureConnect", () => {
       if (pinned && !isPinned(socket.getPeerCertificate().raw, certificateHashes)) {
-        reject(certificateMismatch(address));
-        return;
+        return reject(certificateMismatch(address));
       }
       resolve(socket);
     });
   });
+}
+
+/**
+ * Destroys sockets, but not in this turn: Node 24 crashes (in `TLSWrap::ClearOut`) when a TLS socket is destroyed
+ * in what its `secureConnect` runs.
+ */
+export function destroyLater(open: { destroy(): void }[]): void {
+  setImmediate(() => {
+    for (const one of open.reverse()) one.destroy();
+  });
+}
+
+function hungUp(): Error {
+  return Object.assign(new Error("the connection was closed"), { code: "ECONNRESET" });
 }
 
 function isPinned(der: Uint8Array | undefined, hashes: readonly Uint8Array[]): boolean {
@@ -103,6 +111,6 @@ export async function presentedCertificateHash(address: RelayAddress): Promise<U
     });
     return createHash("sha256").update(socket.getPeerCertificate().raw).digest();
   } finally {
-    socket.destroy();
+    destroyLater([socket]);
   }
 }
