@@ -25,6 +25,8 @@ const START_DEADLINE_MS = 60_000;
 const STOP_DEADLINE_MS = 20_000;
 const PREPARE_DEADLINE_MS = 600_000;
 const MIGRATION_DEADLINE_MS = 600_000;
+/** Between the two sides' last words. */
+const FAREWELL_DEADLINE_MS = 30_000;
 const AUDIT_DEADLINE_MS = 600_000;
 const REFRESH_INTERVAL_MS = 100;
 /** A writer that goes on for whoever watches need not fill the file within minutes. */
@@ -293,10 +295,8 @@ async function watchMigration(
     const left = show.bytes(number(suspended, "dirtyBytes"));
     show.end(`${left} left over, the writer paused for ${show.duration(pause)}`);
     show.begin("post-copy", "the rest follows while the writer writes over there");
-    const [here, there] = await Promise.all([
-      seeder.waitFor("done", MIGRATION_DEADLINE_MS, crew.signal),
-      leecher.waitFor("done", MIGRATION_DEADLINE_MS, crew.signal),
-    ]);
+    const here = await seeder.waitFor("done", MIGRATION_DEADLINE_MS, crew.signal);
+    const there = await leecher.waitFor("done", FAREWELL_DEADLINE_MS, crew.signal);
     show.end(`complete after ${show.duration(number(there, "totalMs"))}`);
     return { here, there };
   } finally {
