@@ -21,7 +21,7 @@ import { RelayControl } from "../net/relay-control.ts";
 import { VERSION } from "../version.ts";
 import { usage, type Arguments, type CommandSpec } from "./command-line.ts";
 import { ExitCode, type ExitCodeValue } from "./exit-code.ts";
-import { errorCode } from "./failure.ts";
+import { errorCode, withTicketCure } from "./failure.ts";
 import { runHook } from "./hook.ts";
 import { Interrupt } from "./interrupt.ts";
 import { LINK_CHOICES, LINK_OPTION } from "./link-option.ts";
@@ -108,6 +108,8 @@ export async function leech(args: Arguments, output: Output): Promise<ExitCodeVa
     onConnection: (connected, detail) => {
       if (!connected) output.note(`the relay is out of reach (${detail}), trying again`);
     },
+  }).catch((error: unknown) => {
+    throw withTicketCure(error);
   });
   leecher = new Leecher({
     session: control,

@@ -352,9 +352,11 @@ async function openLocalRegion(args: Arguments): Promise<LocalRegion> {
 }
 
 async function fileBytes(path: string): Promise<number> {
-  const { size } = await stat(path).catch((cause: unknown) => {
+  const found = await stat(path).catch((cause: unknown) => {
     throw usage(`--file ${path}: ${messageOf(cause)}`);
   });
+  if (!found.isFile()) throw usage(`--file ${path} is not a file: give the path of one`);
+  const { size } = found;
   if (size === 0) throw usage(`--file ${path} is empty: there is nothing to migrate`);
   return size;
 }

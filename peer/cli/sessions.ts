@@ -52,10 +52,11 @@ export async function sessions(args: Arguments, output: Output): Promise<ExitCod
   const state = args.text("state");
   const query = state === undefined ? "" : `state=${encodeURIComponent(state)}`;
   let cursor: string | undefined;
-  output.result(row("ID", "STATE", "RUNS AT", "READY", "NAME"));
   do {
     const parts = [query, cursor === undefined ? "" : `cursor=${encodeURIComponent(cursor)}`];
     const page = await api.listSessions(`?${parts.filter((part) => part !== "").join("&")}`);
+    // Not before the relay has answered: a list that cannot be had has no head either.
+    if (cursor === undefined) output.result(row("ID", "STATE", "RUNS AT", "READY", "NAME"));
     for (const session of page.sessions) {
       output.event({ event: "session", ...session });
       output.result(line(session));

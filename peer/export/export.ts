@@ -3,7 +3,12 @@
  *
  * @module
  */
-import type { FuseMount, NativeAddon, NativeRegion } from "../../native/index.ts";
+import {
+  NativeError,
+  type FuseMount,
+  type NativeAddon,
+  type NativeRegion,
+} from "../../native/index.ts";
 import { MigrationError } from "../errors.ts";
 import type { DirtySource } from "../region/region.ts";
 
@@ -21,7 +26,7 @@ export function parseExport(text: string): ExportSpec {
   return { kind: "fuse", directory: match[1] };
 }
 
-/** @throws MigrationError `USAGE` if this host does not let us mount */
+/** @throws MigrationError `USAGE` if this host does not let us mount, or not there */
 export function openExport(addon: NativeAddon, spec: ExportSpec): FuseMount {
   const probe = addon.probeFuse();
   if (!probe.available) {
@@ -30,7 +35,29 @@ export function openExport(addon: NativeAddon, spec: ExportSpec): FuseMount {
       `--export fuse: ${probe.reason ?? "FUSE does not work here"}: ${probe.remedy ?? "leave --export out"}`,
     );
   }
-  return addon.mountFuse({ directory: spec.directory });
+  try {
+    return addon.mountFuse({ directory: spec.directory });
+  } catch (cause) {
+    if (!(cause instanceof NativeError)) throw cause;
+    throw new MigrationError("USAGE", `--export fuse:${spec.directory}: ${mountFailure(cause)}`, {
+      cause,
+    });
+  }
+}
+
+function mountFailure({ code, message }: NativeError): string {
+  switch (code) {
+    case "ENOTEMPTY":
+      return "the folder is not empty: give an empty one";
+    case "ENOENT":
+      return "there is no such folder: make it first";
+    case "ENOTDIR":
+      return "it is not a folder: give an empty one";
+    case "EBUSY":
+      return "something is mounted there already: give another folder";
+    default:
+      return message;
+  }
 }
 
 /**
