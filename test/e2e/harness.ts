@@ -133,7 +133,13 @@ export class Stage implements AsyncDisposable {
       args: [
         ...first,
         RELAY,
-        ...["--listen", "127.0.0.1:0", "--dashboard", "off", "--data", dataDir, "--json"],
+        "--listen",
+        "127.0.0.1:0",
+        "--dashboard",
+        "off",
+        "--data",
+        dataDir,
+        "--json",
         ...(options.args ?? []),
       ],
       environment: this.environment({ DATABASE_URL: options.databaseUrl ?? "" }),
@@ -272,7 +278,7 @@ export function residentBytes(pid: number): number {
 export async function eventually(condition: () => boolean, deadlineMs = 10_000): Promise<void> {
   const until = performance.now() + deadlineMs;
   while (!condition()) {
-    if (performance.now() > until) throw new Error(`not so within ${deadlineMs} ms: ${condition}`);
+    if (performance.now() > until) throw new Error(`not so within ${deadlineMs} ms`);
     await sleep(20);
   }
 }

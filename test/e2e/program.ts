@@ -172,7 +172,7 @@ export class Program {
   }
 
   #notify(): void {
-    for (const listener of [...this.#listeners]) listener();
+    for (const listener of this.#listeners) listener();
   }
 
   #next(signal: AbortSignal): Promise<void> {
@@ -190,7 +190,11 @@ export class Program {
 
   #failure(what: string): Error {
     const said = this.eventNames().join(", ");
-    const errors = this.all("error").map((message) => JSON.stringify(message));
+    const errors = this.messages
+      .filter(
+        ({ event, detail }) => event === "error" || event === "warning" || detail !== undefined,
+      )
+      .map((message) => JSON.stringify(message));
     const told = [...errors, this.stderr.slice(-TOLD_CHARS_MAX)].join("\n").trim();
     return new Error(`${this.name} ${what}; it said: ${said}${told === "" ? "" : `\n${told}`}`);
   }
