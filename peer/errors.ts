@@ -24,6 +24,7 @@ export type MigrationErrorCode =
   | "PEER_LOST"
   | "PEER_FAILED"
   | "RELAY_LOST"
+  | "RESUME_INVALID"
   | "USAGE";
 
 export class MigrationError extends Error {

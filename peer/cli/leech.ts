@@ -3,39 +3,39 @@
  *
  * @module
  */
-import { rm, stat } from "node:fs/promises";
-import { hostname } from "node:os";
-import { join } from "node:path";
-import { loadNative, NativeError, type FuseMount, type NativeRegion } from "../../native/index.ts";
+import { loadNative } from "../../native/index.ts";
 import { messageOf } from "../../relay/protocol/errors.ts";
 import { decodeTicket, TICKET_PREFIX } from "../../relay/protocol/ticket.ts";
 import { MigrationError } from "../errors.ts";
-import { openExport, parseExport } from "../export/export.ts";
-import type { Destination } from "../migration/destination.ts";
+import { parseExport } from "../export/export.ts";
 import type { FinalizePolicy } from "../migration/leecher-options.ts";
 import { Leecher } from "../migration/leecher.ts";
-import { MODES, type OfferMessage } from "../migration/messages.ts";
+import { MODES } from "../migration/messages.ts";
 import { dialLink } from "../net/dial.ts";
 import { PeerIdentity } from "../net/peer-identity.ts";
 import { RelayControl } from "../net/relay-control.ts";
-import { VERSION } from "../version.ts";
 import { usage, type Arguments, type CommandSpec } from "./command-line.ts";
 import { ExitCode, type ExitCodeValue } from "./exit-code.ts";
 import { errorCode, withTicketCure } from "./failure.ts";
-import { runHook } from "./hook.ts";
 import { Interrupt } from "./interrupt.ts";
+import { LeechedRegion } from "./leeched-region.ts";
 import { LINK_CHOICES, LINK_OPTION } from "./link-option.ts";
 import { showEvent, showProgress } from "./migration-output.ts";
 import type { Output } from "./output.ts";
 import { readSecret } from "./relay-access.ts";
-import { formatBytes } from "./size.ts";
+import {
+  dropResumeState,
+  readResumeState,
+  saveResumeState,
+  type ResumeState,
+} from "./resume-file.ts";
 
 const DOWNTIME_BUDGET_DEFAULT_MS = 300;
 const DATA_STREAMS_DEFAULT = 4;
 
 export const leechSpec: CommandSpec = {
   name: "leech",
-  usage: "(TICKET | - | --ticket-file PATH) --file PATH [options]",
+  usage: "(TICKET | - | --ticket-file PATH | --resume) --file PATH [options]",
   summary: "Takes a region over with a ticket that `memferry seed` printed.",
   positionalsMax: 1,
   options: {
@@ -54,6 +54,7 @@ export const leechSpec: CommandSpec = {
     streams: { value: "COUNT", help: "data streams, 1 to 64 (default 4)" },
     link: LINK_OPTION,
     "on-resume": { value: "CMD", help: "starts the workload here" },
+    resume: { help: "go on with what an earlier leech kept in PATH.memferry; needs no ticket" },
     overwrite: { help: "replace an existing file of the region's size" },
     sparse: {
       help: "do not reserve the file's blocks beforehand: a disk that fills up later is your risk",
@@ -78,8 +79,10 @@ export const leechSpec: CommandSpec = {
 };
 
 export async function leech(args: Arguments, output: Output): Promise<ExitCodeValue> {
-  const ticket = decodeTicket(await ticketText(args));
   const file = args.required("file", "where is the region to be kept?");
+  const resumed = args.flag("resume") ? await readResumeState(file) : undefined;
+  const ticket = resumed?.ticket ?? decodeTicket(await ticketText(args));
+  const identity = resumed?.identity ?? PeerIdentity.generate();
   const link = args.oneOf("link", LINK_CHOICES, "auto");
   const exportText = args.text("export");
   const exportSpec = exportText === undefined ? undefined : parseExport(exportText);
@@ -94,10 +97,13 @@ export async function leech(args: Arguments, output: Output): Promise<ExitCodeVa
   }
   using interrupt = new Interrupt();
   await using place = new LeechedRegion(args, file, exportSpec?.directory);
+  // Before the ticket is used up: a mount point that is not fit costs nothing then.
+  place.mount();
   let leecher: Leecher | undefined;
   const control = await RelayControl.join({
     ticket,
-    identity: PeerIdentity.generate(),
+    identity,
+    rejoin: resumed !== undefined,
     dial: (signal) =>
       dialLink(link, { url: ticket.relayUrl, certificateHashes: ticket.certificateHashes, signal }),
     describe: () => place.describe(),
@@ -120,6 +126,7 @@ export async function leech(args: Arguments, output: Output): Promise<ExitCodeVa
     onEvent: (event) => showEvent(output, event),
     ...options,
     ...place.resumeHook(),
+    ...(resumed === undefined ? {} : { resumeFrom: resumed.snapshot }),
   });
   const running = leecher;
   interrupt.handle((count) => interrupted(running, output, count));
@@ -128,6 +135,7 @@ export async function leech(args: Arguments, output: Output): Promise<ExitCodeVa
     await running.run();
     stopProgress();
     place.keep();
+    await dropResumeState(file);
     if (exportSpec !== undefined && interrupt.count === 0) {
       output.note(`${place.path} stays until Ctrl-C`);
       output.event({ event: "serving", path: place.path });
@@ -138,11 +146,7 @@ export async function leech(args: Arguments, output: Output): Promise<ExitCodeVa
     stopProgress();
     if (running.committed) {
       place.keep();
-      output.error(
-        errorCode(error),
-        `${messageOf(error)}; this side owns the region, but ${running.missingChunks} chunks are still at the source: keep both, and see docs/errors.md, "after the commit"`,
-        { owner: "leecher", missingChunks: running.missingChunks },
-      );
+      await stopAfterCommit(args, output, error, { running, place, file, ticket, identity });
       return ExitCode.recoverable;
     }
     output.error(errorCode(error), `${messageOf(error)}; the region is still at the source`, {
@@ -156,144 +160,28 @@ export async function leech(args: Arguments, output: Output): Promise<ExitCodeVa
   }
 }
 
-/** The file and the export of what is received. Until `keep`, what was made here is removed again at the end. */
-class LeechedRegion {
-  readonly #args: Arguments;
-  readonly #file: string;
-  readonly #exportDirectory: string | undefined;
-  #offer: OfferMessage | undefined;
-  #region: NativeRegion | undefined;
-  #mount: FuseMount | undefined;
-  #createdFile = false;
-  #keep = false;
-
-  constructor(args: Arguments, file: string, exportDirectory: string | undefined) {
-    this.#args = args;
-    this.#file = file;
-    this.#exportDirectory = exportDirectory;
-  }
-
-  /** Where programs find the region. */
-  get path(): string {
-    if (this.#exportDirectory === undefined || this.#offer === undefined) return this.#file;
-    return join(this.#exportDirectory, this.#offer.regionName);
-  }
-
-  keep(): void {
-    this.#keep = true;
-  }
-
-  async prepare(offer: OfferMessage): Promise<Destination> {
-    if (/[/\0]/.test(offer.regionName) || ["", ".", ".."].includes(offer.regionName)) {
-      throw new MigrationError(
-        "MESSAGE_MALFORMED",
-        "the region's name cannot be the name of a file",
-      );
-    }
-    const addon = loadNative();
-    this.#createdFile = await this.#checkFile(offer.regionBytes);
-    this.#offer = offer;
-    const destination: Destination & { region: NativeRegion } = {
-      onFault: undefined,
-      exported: this.#exportDirectory !== undefined,
-      region: this.#open(offer, (indexes) => destination.onFault?.(indexes)),
-    };
-    this.#region = destination.region;
-    if (this.#exportDirectory !== undefined) {
-      const { directory } = { directory: this.#exportDirectory };
-      this.#mount = openExport(addon, { kind: "fuse", directory });
-      this.#mount.add(offer.regionName, this.#region);
-    }
-    return destination;
-  }
-
-  describe():
-    | { regionName: string; regionBytes: number; chunkBytes: number; host: string; version: string }
-    | undefined {
-    const offer = this.#offer;
-    if (offer === undefined) return undefined;
-    const { regionName, regionBytes, chunkBytes } = offer;
-    return { regionName, regionBytes, chunkBytes, host: hostname(), version: VERSION };
-  }
-
-  resumeHook(): { onResume?: (signal: AbortSignal) => Promise<void> } {
-    const command = this.#args.text("on-resume");
-    if (command === undefined) return {};
-    return {
-      onResume: (signal) =>
-        runHook(
-          "--on-resume",
-          command,
-          {
-            MEMFERRY_REGION: this.#offer?.regionName ?? "",
-            MEMFERRY_BYTES: String(this.#offer?.regionBytes ?? 0),
-            MEMFERRY_PATH: this.path,
-          },
-          signal,
-        ),
-    };
-  }
-
-  async [Symbol.asyncDispose](): Promise<void> {
-    await this.#mount?.unmount();
-    await this.#region?.close();
-    if (this.#createdFile && !this.#keep) await rm(this.#file, { force: true });
-  }
-
-  #open(offer: OfferMessage, onFault: (indexes: Uint32Array) => void): NativeRegion {
-    try {
-      return loadNative().openRegion({
-        store: {
-          kind: "file",
-          path: this.#file,
-          create: true,
-          reserve: !this.#args.flag("sparse"),
-        },
-        bytes: offer.regionBytes,
-        chunkBytes: offer.chunkBytes,
-        hashKey: offer.hashKey,
-        present: "none",
-        gate: "closed",
-        onFault,
-      });
-    } catch (error) {
-      if (!(error instanceof NativeError)) throw error;
-      if (error.code === "ENOSPC" || error.code === "EDQUOT") {
-        throw new MigrationError(
-          "STORE_FULL",
-          `no room for ${formatBytes(offer.regionBytes)} at ${this.#file}: free space there, give another --file, or add --sparse`,
-          { cause: error },
-        );
-      }
-      throw new MigrationError("STORE_FAILED", `--file ${this.#file}: ${error.message}`, {
-        cause: error,
-      });
-    }
-  }
-
-  /** @returns Whether the file is going to be made. */
-  async #checkFile(regionBytes: number): Promise<boolean> {
-    let size;
-    try {
-      ({ size } = await stat(this.#file));
-    } catch {
-      // Absent, or not to be looked at: opening it says which.
-      return true;
-    }
-    if (size !== regionBytes) {
-      throw new MigrationError(
-        "REGION_MISMATCH",
-        `${this.#file} has ${size} bytes and the region ${regionBytes}: delete it or give another --file`,
-      );
-    }
-    if (!this.#args.flag("overwrite")) {
-      throw new MigrationError(
-        "REGION_MISMATCH",
-        `${this.#file} exists: add --overwrite to replace what it holds, or give another --file`,
-      );
-    }
-    return false;
-  }
+/** Keeps what is needed to go on, and says how. */
+async function stopAfterCommit(
+  args: Arguments,
+  output: Output,
+  error: unknown,
+  stopped: Omit<ResumeState, "snapshot"> & {
+    readonly running: Leecher;
+    readonly place: LeechedRegion;
+    readonly file: string;
+  },
+): Promise<void> {
+  const { running, place, file, ticket, identity } = stopped;
+  await place.stop();
+  const snapshot = await running.snapshot();
+  if (snapshot !== undefined) await saveResumeState(file, { ticket, identity, snapshot });
+  const exported = args.text("export");
+  const command = `memferry leech --resume --file ${file}${exported === undefined ? "" : ` --export ${exported}`}`;
+  output.error(
+    errorCode(error),
+    `${messageOf(error)}; this side owns the region and ${running.missingChunks} chunks are still at the source: leave the seeder running and type: ${command}`,
+    { owner: "leecher", missingChunks: running.missingChunks, command },
+  );
 }
 
 function interrupted(leecher: Leecher, output: Output, count: number): void {

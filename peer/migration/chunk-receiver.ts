@@ -80,6 +80,37 @@ export class ChunkReceiver {
     return this.#settled;
   }
 
+  /** Takes up where an earlier receiver ended, after the commit: these chunks are here and the workload's. */
+  restore(ready: ChunkSet, hashes: Uint8Array, epoch: number): void {
+    this.#needed.fill(epoch + 1);
+    for (const index of ready) {
+      this.#submitted[index] = epoch + 1;
+      this.#ready.add(index);
+      this.#received.add(index);
+      const hash = hashes.subarray(index * HASH_BYTES, (index + 1) * HASH_BYTES);
+      this.#manifest.set(index, epoch + 1, hash);
+    }
+    this.#region.setPresent(ready.toBits());
+    this.#ifAbsent = true;
+  }
+
+  /** Resolves when no store is under way. */
+  idle(signal: AbortSignal): Promise<void> {
+    return this.#settled.until(() => this.#storesInFlight === 0, signal);
+  }
+
+  get readyBits(): Uint8Array {
+    return this.#ready.toBits();
+  }
+
+  get missingCount(): number {
+    return this.#region.chunkCount - this.#ready.size;
+  }
+
+  get bytesReady(): number {
+    return Math.min(this.#region.bytes, this.#ready.size * this.#region.chunkBytes);
+  }
+
   /** For people. */
   counts(): Pick<
     Progress,
@@ -92,7 +123,7 @@ export class ChunkReceiver {
     | "bytesRemaining"
     | "sendBytesPerS"
   > {
-    const { chunkCount, chunkBytes, bytes } = this.#region;
+    const { chunkCount, bytes } = this.#region;
     const ready = this.#ready.size;
     return {
       chunksTotal: chunkCount,
@@ -101,7 +132,7 @@ export class ChunkReceiver {
       chunksDirty: this.#received.size - ready,
       chunksZero: this.#zeroChunks,
       bytesSent: this.#rate.total,
-      bytesRemaining: Math.min(bytes, (chunkCount - ready) * chunkBytes),
+      bytesRemaining: bytes - this.bytesReady,
       sendBytesPerS: this.#rate.bytesPerS,
     };
   }
@@ -161,8 +192,7 @@ export class ChunkReceiver {
    */
   async switchOver(): Promise<void> {
     if (this.#ifAbsent) return;
-    const never = new AbortController();
-    this.#switching = this.#settled.until(() => this.#storesInFlight === 0, never.signal);
+    this.#switching = this.idle(new AbortController().signal);
     await this.#switching;
     this.#region.setPresent(this.#ready.toBits());
     this.#ifAbsent = true;

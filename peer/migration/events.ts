@@ -31,6 +31,9 @@ export interface MigrationTotals {
   readonly rootHash: string;
 }
 
+/** How a migration ended. */
+export type MigrationOutcome = { readonly error: unknown } | { readonly totals: MigrationTotals };
+
 export type MigrationEvent =
   | { readonly event: "phase"; readonly phase: Phase; readonly detail?: string }
   | {

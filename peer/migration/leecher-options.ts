@@ -5,6 +5,7 @@
  */
 import type { Destination } from "./destination.ts";
 import type { OnMigrationEvent } from "./events.ts";
+import type { LeecherSnapshot } from "./leecher-snapshot.ts";
 import type { KeyedHash } from "./manifest.ts";
 import type { Mode, OfferMessage } from "./messages.ts";
 import type { SessionPort } from "./session-port.ts";
@@ -27,6 +28,8 @@ export interface LeecherOptions {
   readonly finalize: FinalizePolicy;
   readonly downtimeBudgetMs: number;
   readonly dataStreams: number;
+  /** Goes on after the commit from what an earlier leecher of this session kept. */
+  readonly resumeFrom?: LeecherSnapshot;
   /** Makes room for what is offered. @throws what is wrong with the destination */
   readonly prepare: (offer: OfferMessage) => Promise<Destination>;
   /** Starts the workload. */

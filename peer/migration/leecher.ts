@@ -15,33 +15,36 @@
 import { toHex } from "../../relay/protocol/bytes.ts";
 import { messageOf } from "../../relay/protocol/errors.ts";
 import { isTransient, MigrationError } from "../errors.ts";
+import { ChunkSet } from "./bitmap.ts";
 import { openLeecherChannel, type Channel } from "./channel.ts";
 import { ChunkIntake } from "./chunk-intake.ts";
 import { ChunkReceiver } from "./chunk-receiver.ts";
-import { expectedDowntimeMs, judgeConvergence, type RoundMeasurement } from "./convergence.ts";
 import type { Destination } from "./destination.ts";
 import { DowntimeMeter } from "./downtime-meter.ts";
-import type { MigrationProgress, MigrationTotals, Phase } from "./events.ts";
+import type { MigrationOutcome, MigrationProgress, MigrationTotals, Phase } from "./events.ts";
 import type { LeecherOptions } from "./leecher-options.ts";
+import { finalizedOf, type LeecherSnapshot } from "./leecher-snapshot.ts";
 import { Latch, sleep } from "./latch.ts";
-import { FINALIZE_DEADLINE_MS, HOOK_DEADLINE_MS } from "./limits.ts";
+import {
+  CHANNEL_FAILURES_MAX,
+  FINALIZE_DEADLINE_MS,
+  HOOK_DEADLINE_MS,
+  REVOKE_COURTESY_MS,
+} from "./limits.ts";
 import { Manifest } from "./manifest.ts";
 import type { FinalizedMessage, Message, OfferMessage, RoundMessage } from "./messages.ts";
+import { Rounds } from "./rounds.ts";
 import type { Ownership } from "./session-port.ts";
 
 const REPORT_INTERVAL_MS = 1_000;
 /** How long a workload that has everything is given to read something. */
 const FIRST_READ_GRACE_MS = 1_000;
 const GRACE_POLL_MS = 5;
-const CHANNEL_FAILURES_MAX = 5;
-/** How long a relay that may be gone is told of a failure. */
-const GIVE_UP_MS = 5_000;
-
-type Outcome = { readonly error: unknown } | { readonly totals: MigrationTotals };
 
 export class Leecher {
   readonly #options: LeecherOptions;
   readonly #over = new AbortController();
+  readonly #rounds: Rounds;
   #phase: Phase = "joined";
   #offer: OfferMessage | undefined;
   #destination: Destination | undefined;
@@ -52,10 +55,6 @@ export class Leecher {
   #wireBytes = 0;
   /** The last epoch whose dirty set is merged whole. */
   #mergedEpoch = 0;
-  #round = 0;
-  #dirtyBytesPerS = 0;
-  #previousRemainingBytes: number | undefined;
-  #expectedDowntimeMs = 0;
   #finalizeAsked = false;
   #finalized: (FinalizedMessage & { readonly receivedAtMs: number }) | undefined;
   #taking: Promise<void> | undefined;
@@ -68,10 +67,11 @@ export class Leecher {
   #rttMs = 0;
   #pingSentAtMs = 0;
   #faults = 0;
-  #outcome: Outcome | undefined;
+  #outcome: MigrationOutcome | undefined;
 
   constructor(options: LeecherOptions) {
     this.#options = options;
+    this.#rounds = new Rounds({ ...options, onEvent: options.onEvent });
   }
 
   get phase(): Phase {
@@ -89,23 +89,21 @@ export class Leecher {
   }
 
   get missingChunks(): number {
-    const { region } = this.#destination ?? {};
-    return region === undefined ? 0 : region.chunkCount - (this.#receiver?.readyCount ?? 0);
+    return this.#receiver?.missingCount ?? 0;
   }
 
   progress(): MigrationProgress {
     const region = this.#destination?.region;
     const receiver = this.#receiver;
-    const ready = (receiver?.readyCount ?? 0) * (region?.chunkBytes ?? 0);
     return {
       phase: this.#phase,
-      round: this.#round,
+      round: this.#rounds.count,
       bytesTotal: region?.bytes ?? 0,
       bytesSent: receiver?.bytesReceived ?? 0,
-      bytesReady: Math.min(ready, region?.bytes ?? 0),
+      bytesReady: receiver?.bytesReady ?? 0,
       bytesWire: this.#wireBytes + (this.#channel?.wireBytes() ?? 0),
       bytesPerS: receiver?.bytesPerS ?? 0,
-      dirtyBytesPerS: this.#dirtyBytesPerS,
+      dirtyBytesPerS: this.#rounds.dirtyBytesPerS,
       rttMs: this.#rttMs,
     };
   }
@@ -118,6 +116,7 @@ export class Leecher {
   async run(): Promise<MigrationTotals> {
     const reports = setInterval(() => this.#report(), REPORT_INTERVAL_MS);
     try {
+      if (this.#options.resumeFrom !== undefined) await this.#restore(this.#options.resumeFrom);
       await this.#serveChannels();
     } catch (error) {
       this.#end({ error });
@@ -130,6 +129,25 @@ export class Leecher {
     if ("totals" in outcome) return outcome.totals;
     if (!this.#committed) this.#setPhase("cancelled", messageOf(outcome.error));
     throw outcome.error;
+  }
+
+  /**
+   * What is to be kept so that another leecher can go on. Only after the commit, once the region's gate is
+   * closed and it is quiet.
+   */
+  async snapshot(): Promise<LeecherSnapshot | undefined> {
+    const [offer, receiver, manifest] = [this.#offer, this.#receiver, this.#manifest];
+    const finalized = this.#finalized;
+    if (offer === undefined || receiver === undefined || manifest === undefined) return undefined;
+    if (!this.#committed || finalized === undefined) return undefined;
+    await receiver.idle(new AbortController().signal);
+    return {
+      offer,
+      epoch: finalized.epoch,
+      root: finalized.root,
+      ready: receiver.readyBits,
+      hashes: manifest.allHashes(),
+    };
   }
 
   /** Switch over now. */
@@ -204,7 +222,7 @@ export class Leecher {
     if (this.#committed || outcome === undefined || "totals" in outcome) return;
     if (session.ownership.state === "cancelled") return;
     try {
-      await session.revoke(messageOf(outcome.error), AbortSignal.timeout(GIVE_UP_MS));
+      await session.revoke(messageOf(outcome.error), AbortSignal.timeout(REVOKE_COURTESY_MS));
     } catch {
       // The source sees that this peer is gone, and its deadline asks the relay.
     }
@@ -287,6 +305,10 @@ export class Leecher {
       }
       return this.#receiver;
     }
+    return await this.#makeRoom(offer);
+  }
+
+  async #makeRoom(offer: OfferMessage): Promise<ChunkReceiver> {
     const destination = await this.#options.prepare(offer);
     const manifest = new Manifest(
       destination.region.chunkCount,
@@ -302,6 +324,33 @@ export class Leecher {
     this.#receiver = new ChunkReceiver(destination.region, manifest);
     this.#startedAtMs = performance.now();
     return this.#receiver;
+  }
+
+  /** Takes the region up again as its owner. */
+  async #restore(snapshot: LeecherSnapshot): Promise<void> {
+    const receiver = await this.#makeRoom(snapshot.offer);
+    const chunkCount = Math.ceil(snapshot.offer.regionBytes / snapshot.offer.chunkBytes);
+    receiver.restore(ChunkSet.from(snapshot.ready, chunkCount), snapshot.hashes, snapshot.epoch);
+    this.#mergedEpoch = snapshot.epoch;
+    this.#finalizeAsked = true;
+    this.#committed = true;
+    this.#finalized = { ...finalizedOf(snapshot), receivedAtMs: performance.now() };
+    this.#setPhase("postcopy");
+    this.#destination?.region.setGate("open");
+    await this.#startWorkload();
+  }
+
+  async #startWorkload(): Promise<void> {
+    try {
+      await this.#options.onResume?.(AbortSignal.timeout(HOOK_DEADLINE_MS));
+    } catch (error) {
+      this.#hookFailed = true;
+      this.#options.onEvent?.({
+        event: "warning",
+        code: "HOOK_FAILED",
+        message: `--on-resume: ${messageOf(error)}: the region is here, start the workload by hand`,
+      });
+    }
   }
 
   /** Says what is here and what is wanted. On a first channel that is nothing and everything. */
@@ -356,7 +405,7 @@ export class Leecher {
         return;
       case "round":
         this.#merge(message.epoch);
-        this.#judge(message, receiver);
+        this.#roundEnded(message, receiver);
         await channel.control.send({ kind: "dirtyAck", epoch: message.epoch });
         return;
       case "finalized":
@@ -396,38 +445,13 @@ export class Leecher {
     this.#mergedEpoch = epoch;
   }
 
-  #judge(message: RoundMessage, receiver: ChunkReceiver): void {
-    const { mode, finalize, downtimeBudgetMs, onEvent } = this.#options;
-    const chunkBytes = this.#offer?.chunkBytes ?? 0;
-    this.#round = message.round;
-    this.#dirtyBytesPerS = message.dirtyBytesPerS;
-    const measurement: RoundMeasurement = {
-      round: message.round,
-      remainingBytes: message.dirtyChunks * chunkBytes,
-      previousRemainingBytes: this.#previousRemainingBytes,
+  #roundEnded(message: RoundMessage, receiver: ChunkReceiver): void {
+    const handOver = this.#rounds.ended(message, {
+      chunkBytes: this.#offer?.chunkBytes ?? 0,
       sendBytesPerS: receiver.bytesPerS,
       rttMs: this.#rttMs,
-    };
-    this.#previousRemainingBytes = measurement.remainingBytes;
-    this.#expectedDowntimeMs = expectedDowntimeMs(measurement, mode);
-    const verdict = judgeConvergence(measurement, { mode, downtimeBudgetMs });
-    onEvent?.({
-      event: "round",
-      round: message.round,
-      dirtyBytes: measurement.remainingBytes,
-      dirtyBytesPerS: message.dirtyBytesPerS,
-      verdict: finalize.kind === "auto" ? verdict : "continue",
     });
-    if (finalize.kind === "auto" && verdict !== "continue") {
-      if (verdict === "force") {
-        onEvent?.({
-          event: "warning",
-          code: "NOT_CONVERGING",
-          message: `${message.round} rounds and still ${measurement.remainingBytes} dirty bytes: handing over with a longer downtime`,
-        });
-      }
-      this.finalize();
-    }
+    if (handOver) this.finalize();
   }
 
   /** From the source's last word to the workload's first step here. */
@@ -459,16 +483,7 @@ export class Leecher {
     });
     session.reportPhase("postcopy");
     this.#setPhase("postcopy");
-    try {
-      await this.#options.onResume?.(AbortSignal.timeout(HOOK_DEADLINE_MS));
-    } catch (error) {
-      this.#hookFailed = true;
-      onEvent?.({
-        event: "warning",
-        code: "HOOK_FAILED",
-        message: `--on-resume: ${messageOf(error)}: the region is here, start the workload by hand`,
-      });
-    }
+    await this.#startWorkload();
     const downtime = new DowntimeMeter(
       finalized.suspendedForMs,
       this.#rttMs,
@@ -542,7 +557,7 @@ export class Leecher {
       totalMs,
       bytesTotal: region.bytes,
       bytesWire,
-      rounds: this.#round + ((this.#finalized?.dirtyChunks ?? 0) > 0 ? 1 : 0),
+      rounds: this.#rounds.count + ((this.#finalized?.dirtyChunks ?? 0) > 0 ? 1 : 0),
       path: channel.linkKind,
       rootHash: toHex(root),
     };
@@ -560,18 +575,18 @@ export class Leecher {
     const { bytesWire, dirtyBytesPerS, rttMs } = this.progress();
     this.#options.session.reportProgress({
       ...receiver.counts(),
-      round: this.#round,
+      round: this.#rounds.count,
       bytesTotal: region.bytes,
       bytesWire,
       dirtyBytesPerS,
       rttMs,
-      expectedDowntimeMs: Number.isFinite(this.#expectedDowntimeMs) ? this.#expectedDowntimeMs : 0,
+      expectedDowntimeMs: this.#rounds.expectedDowntimeMs,
       downtimeMs: this.#downtime?.downtimeMs ?? 0,
       faults: this.#faults,
     });
   }
 
-  #end(outcome: Outcome): void {
+  #end(outcome: MigrationOutcome): void {
     if (this.#outcome !== undefined) return;
     this.#outcome = outcome;
     this.#over.abort(new MigrationError("CANCELLED", "the migration is over"));

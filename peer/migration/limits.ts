@@ -29,3 +29,7 @@ export const FINALIZE_DEADLINE_MS = 60_000;
 export const HANDSHAKE_DEADLINE_MS = 20_000;
 /** Rounds of pre-copy before hand-over is forced or given up. */
 export const ROUNDS_MAX = 30;
+/** Channels in a row that fail before the other peer is given up, as long as nothing is at stake. */
+export const CHANNEL_FAILURES_MAX = 5;
+/** How long a relay that may be gone is told of a failure. */
+export const REVOKE_COURTESY_MS = 3_000;

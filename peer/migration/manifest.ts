@@ -76,6 +76,13 @@ export class Manifest {
     return this.#hashes.subarray(index * HASH_BYTES, (index + 1) * HASH_BYTES);
   }
 
+  /** A copy of all hashes; zeros where unknown. */
+  allHashes(): Uint8Array {
+    const hashes = new Uint8Array(this.#hashes.length);
+    for (const index of this.#known) hashes.set(this.hash(index), index * HASH_BYTES);
+    return hashes;
+  }
+
   /** A view of the hashes of one segment, or `undefined` while one of them is unknown. */
   segment(segment: number): Uint8Array | undefined {
     const first = segment * INDEX_SEGMENT_CHUNKS;

@@ -21,10 +21,16 @@ import type { ChunkStore, DirtySource } from "../region/region.ts";
 import { ChunkSet } from "./bitmap.ts";
 import { openSeederChannel, type Channel } from "./channel.ts";
 import { ChunkSender } from "./chunk-sender.ts";
-import type { MigrationProgress, MigrationTotals, OnMigrationEvent, Phase } from "./events.ts";
+import type {
+  MigrationOutcome,
+  MigrationProgress,
+  MigrationTotals,
+  OnMigrationEvent,
+  Phase,
+} from "./events.ts";
 import { IndexReporter } from "./index-reporter.ts";
 import { aborted, Latch, sleep, withDeadline } from "./latch.ts";
-import { HOOK_DEADLINE_MS } from "./limits.ts";
+import { CHANNEL_FAILURES_MAX, HOOK_DEADLINE_MS, REVOKE_COURTESY_MS } from "./limits.ts";
 import { hashInto, Manifest, type KeyedHash } from "./manifest.ts";
 import type { Message } from "./messages.ts";
 import { RateMeter } from "./rate-meter.ts";
@@ -36,12 +42,8 @@ const ROUND_INTERVAL_MS = 200;
 const CHECKPOINT_INTERVAL_MS = 5_000;
 /** Dirty bytes that are hashed while the workload stands still; beyond, the root is compared at the end only. */
 const HASH_SUSPENDED_BYTES_MAX = 256 * 1024 * 1024;
-/** How long a relay that may be gone is told of a failure. */
-const REVOKE_COURTESY_MS = 2_000;
 /** How long the other side has to read the last word. */
 const FAREWELL_MS = 2_000;
-/** Channels in a row that fail before the other peer is given up, as long as nothing is at stake. */
-const CHANNEL_FAILURES_MAX = 5;
 
 export interface SeederHooks {
   /** Stops the workload. When it returns, the workload writes no more. */
@@ -66,8 +68,6 @@ export interface SeederOptions {
   readonly hooks?: SeederHooks;
   readonly onEvent?: OnMigrationEvent;
 }
-
-type Outcome = { readonly error: unknown } | { readonly totals: MigrationTotals };
 
 interface Finalized {
   readonly epoch: number;
@@ -102,7 +102,7 @@ export class Seeder {
   #finalizeTimer: ReturnType<typeof setTimeout> | undefined;
   #committed = false;
   /** What ended it; set once. */
-  #outcome: Outcome | undefined;
+  #outcome: MigrationOutcome | undefined;
   #channel: Channel | undefined;
   #wireBytes = 0;
   #zeroChunks = 0;
@@ -579,7 +579,7 @@ export class Seeder {
     this.#setPhase("cancelled", reason);
   }
 
-  #end(outcome: Outcome): void {
+  #end(outcome: MigrationOutcome): void {
     if (this.#outcome !== undefined) return;
     this.#outcome = outcome;
     this.#over.abort(new MigrationError("CANCELLED", "the migration is over"));

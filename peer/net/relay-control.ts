@@ -56,6 +56,8 @@ export interface Ownership {
 export interface RelayControlOptions {
   readonly ticket: Ticket;
   readonly identity: PeerIdentity;
+  /** This identity has used the ticket before: the relay is asked by proof of the key. */
+  readonly rejoin?: boolean;
   readonly dial: (signal: AbortSignal) => Promise<Link>;
   /** Described to the relay at every (re)join. */
   readonly describe?: () => Omit<DescribeFrame, "kind"> | undefined;
@@ -107,6 +109,7 @@ export class RelayControl {
 
   private constructor(options: RelayControlOptions) {
     this.#options = options;
+    this.#joined = options.rejoin ?? false;
   }
 
   /** @throws LinkError or ProtocolError if the first attempt fails. */

@@ -6,10 +6,16 @@ import { randomBytes } from "node:crypto";
 import { afterEach, expect, test } from "vitest";
 import { loadNative } from "../../../native/index.ts";
 import { MigrationError } from "../../../peer/errors.ts";
-import type { MigrationEvent } from "../../../peer/migration/events.ts";
+import type { MigrationEvent, MigrationTotals } from "../../../peer/migration/events.ts";
 import type { Destination } from "../../../peer/migration/destination.ts";
 import type { LeecherOptions } from "../../../peer/migration/leecher-options.ts";
 import { Leecher } from "../../../peer/migration/leecher.ts";
+import {
+  decodeSnapshot,
+  encodeSnapshot,
+  type LeecherSnapshot,
+} from "../../../peer/migration/leecher-snapshot.ts";
+import { ChunkSet } from "../../../peer/migration/bitmap.ts";
 import { Seeder, type SeederHooks } from "../../../peer/migration/seeder.ts";
 import { memoryRelay, type MemoryRelay } from "../../../peer/net/memory-link.ts";
 import { PeerIdentity } from "../../../peer/net/peer-identity.ts";
@@ -30,6 +36,8 @@ interface World {
   readonly seeder: Seeder;
   readonly leecher: Leecher;
   readonly sessionId: Uint8Array;
+  /** Another leecher of the same peer goes on where the first one stopped. */
+  resume(snapshot: LeecherSnapshot): Promise<MigrationTotals>;
   readonly events: { readonly by: Role; readonly event: MigrationEvent }[];
   close(): Promise<void>;
 }
@@ -93,7 +101,7 @@ async function makeWorld(options: WorldOptions): Promise<World> {
     onEvent: (event) => events.push({ by: "seeder", event }),
     ...(options.hooks === undefined ? {} : { hooks: options.hooks }),
   });
-  const leecher = new Leecher({
+  const leecherOptions: LeecherOptions = {
     session: leecherSession,
     sessionId,
     secret: options.leecherSecret ?? secret,
@@ -116,7 +124,8 @@ async function makeWorld(options: WorldOptions): Promise<World> {
       return options.prepare?.(place) ?? Promise.resolve(place);
     },
     onEvent: (event) => events.push({ by: "leecher", event }),
-  });
+  };
+  const leecher = new Leecher(leecherOptions);
   holder.seeder = seeder;
   holder.leecher = leecher;
   const world: World = {
@@ -128,6 +137,11 @@ async function makeWorld(options: WorldOptions): Promise<World> {
     leecher,
     sessionId,
     events,
+    resume: (snapshot) => {
+      const next = new Leecher({ ...leecherOptions, resumeFrom: snapshot });
+      holder.leecher = next;
+      return next.run();
+    },
     close: async () => {
       network.close("LINK_CLOSED", "the test is over");
       await Promise.all([seederSession.close(), leecherSession.close()]);
@@ -287,3 +301,58 @@ test("a peer without the session's secret is refused and nothing of the region r
   expect(world.destination.memory.every((byte) => byte === 0)).toBe(true);
   expect(world.source.running).toBe(true);
 }, 30_000);
+
+test("a leecher that stops after the commit leaves a snapshot with which another finishes", async () => {
+  const random = new SeededRandom(5);
+  const world = await makeWorld({ bytes: 4000 * CHUNK_BYTES + 5, mode: "postcopy" });
+  world.source.memory.set(random.bytes(300 * CHUNK_BYTES));
+  // Slow enough that something is missing when it stops.
+  world.source.pause = () => new Promise((resolve) => setTimeout(resolve, 15));
+  const sending = world.seeder.run();
+  const first = world.leecher.run();
+  while (!world.leecher.committed || !world.destination.running) {
+    await new Promise((resolve) => setTimeout(resolve, 1));
+  }
+  world.leecher.abandon(new MigrationError("CANCELLED", "stopped by the test"));
+  await expect(first).rejects.toMatchObject({ code: "CANCELLED" });
+  world.destination.setGate("closed");
+  const taken = await world.leecher.snapshot();
+  expect(taken).toBeDefined();
+  const snapshot = decodeSnapshot(encodeSnapshot(taken ?? expect.unreachable()));
+  expect(world.leecher.missingChunks).toBeGreaterThan(0);
+
+  // What the workload wrote before the stop is the destination's own and must survive.
+  const written = new ChunkSet(world.destination.chunkCount);
+  written.addPage({ first: 0, bits: snapshot.ready });
+  const [kept = 0] = written;
+  world.destination.setGate("open");
+  expect(world.destination.write(kept * CHUNK_BYTES, Uint8Array.of(1, 2, 3))).toBe(true);
+  world.destination.setGate("closed");
+
+  const second = world.resume(snapshot);
+  await Promise.all([sending, second]);
+  const source = Uint8Array.from(world.source.memory);
+  source.set([1, 2, 3], kept * CHUNK_BYTES);
+  expect(Buffer.compare(source, world.destination.memory)).toBe(0);
+}, 30_000);
+
+test("decodeSnapshot() refuses what is cut short or of another kind", () => {
+  expect(() => decodeSnapshot(new Uint8Array(100))).toThrow(MigrationError);
+  const whole = encodeSnapshot({
+    offer: {
+      kind: "offer",
+      regionName: "r",
+      regionBytes: 5000,
+      chunkBytes: 4096,
+      hashKey: randomBytes(32),
+    },
+    epoch: 3,
+    root: undefined,
+    ready: Uint8Array.of(1),
+    hashes: new Uint8Array(64),
+  });
+  for (let end = 0; end < whole.length; end += 7) {
+    expect(() => decodeSnapshot(whole.subarray(0, end))).toThrow(MigrationError);
+  }
+  expect(decodeSnapshot(whole).epoch).toBe(3);
+});
