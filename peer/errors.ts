@@ -37,6 +37,11 @@ export class MigrationError extends Error {
   }
 }
 
+/** The other side ended the migration, and says why. */
+export function gaveUp(side: "source" | "destination", reason: string): MigrationError {
+  return new MigrationError("PEER_FAILED", `the ${side} gave up: ${reason}`);
+}
+
 /**
  * Whether another channel may do better: what the network did, and not what one of the two sides is.
  *

@@ -13,6 +13,8 @@ import { sleep } from "./latch.ts";
 const POLL_MS = 2;
 /** A workload that reads nothing for this long is not waiting: its start counts instead. */
 const FIRST_READ_WAIT_MS = 30_000;
+/** The same for one that has everything already. */
+const FIRST_READ_GRACE_MS = 1_000;
 
 export class DowntimeMeter {
   readonly #beforeMs: number;
@@ -34,10 +36,6 @@ export class DowntimeMeter {
     return this.#downtimeMs;
   }
 
-  get known(): boolean {
-    return this.#known;
-  }
-
   /** Starts with the resume hook's end; resolves when the first read was served or is not to be expected. */
   async measure(destination: Destination, openedAtMs: number, over: AbortSignal): Promise<void> {
     this.#end(performance.now());
@@ -51,6 +49,12 @@ export class DowntimeMeter {
       await sleep(POLL_MS, over).catch(() => undefined);
     }
     this.#known = true;
+  }
+
+  /** Everything else is done: the workload may not have touched the region yet, and its first read still counts. */
+  async settle(over: AbortSignal): Promise<void> {
+    const untilMs = performance.now() + FIRST_READ_GRACE_MS;
+    while (!this.#known && performance.now() < untilMs) await sleep(POLL_MS, over);
   }
 
   #end(atMs: number): void {

@@ -14,7 +14,7 @@
  */
 import { toHex } from "../../relay/protocol/bytes.ts";
 import { messageOf } from "../../relay/protocol/errors.ts";
-import { isTransient, MigrationError } from "../errors.ts";
+import { gaveUp, isTransient, MigrationError } from "../errors.ts";
 import { ChunkSet } from "./bitmap.ts";
 import { openLeecherChannel, type Channel } from "./channel.ts";
 import { ChunkIntake } from "./chunk-intake.ts";
@@ -37,9 +37,6 @@ import { Rounds } from "./rounds.ts";
 import type { Ownership } from "./session-port.ts";
 
 const REPORT_INTERVAL_MS = 1_000;
-/** How long a workload that has everything is given to read something. */
-const FIRST_READ_GRACE_MS = 1_000;
-const GRACE_POLL_MS = 5;
 
 export class Leecher {
   readonly #options: LeecherOptions;
@@ -281,7 +278,7 @@ export class Leecher {
   async #begin(channel: Channel): Promise<OfferMessage> {
     const offer = await channel.control.receive();
     if (offer === null) throw new MigrationError("PEER_LOST", "the source left");
-    if (offer.kind === "abort") throw sourceAborted(offer.reason);
+    if (offer.kind === "abort") throw gaveUp("source", offer.reason);
     if (offer.kind !== "offer") {
       throw new MigrationError("MESSAGE_UNEXPECTED", `${offer.kind} where an offer was due`);
     }
@@ -419,9 +416,8 @@ export class Leecher {
         await this.#finishing;
         return;
       case "abort":
-        if (this.#committed)
-          throw new MigrationError("PEER_FAILED", `the source: ${message.reason}`);
-        this.#end({ error: sourceAborted(message.reason) });
+        if (this.#committed) throw gaveUp("source", message.reason);
+        this.#end({ error: gaveUp("source", message.reason) });
         return;
       case "pong": {
         const sampleMs = performance.now() - this.#pingSentAtMs;
@@ -546,11 +542,7 @@ export class Leecher {
     const bytesWire = this.#wireBytes + channel.wireBytes();
     // The source needs to hear no more; from here on a lost channel changes nothing.
     channel.abort("done");
-    // The workload may not have touched the region yet; its first read still counts.
-    const waitUntilMs = performance.now() + FIRST_READ_GRACE_MS;
-    while (this.#downtime?.known === false && performance.now() < waitUntilMs) {
-      await sleep(GRACE_POLL_MS, this.#over.signal);
-    }
+    await this.#downtime?.settle(this.#over.signal);
     this.#resumed();
     const totals: MigrationTotals = {
       downtimeMs: this.#downtime?.downtimeMs ?? 0,
@@ -599,8 +591,4 @@ export class Leecher {
     const event = { event: "phase", phase } as const;
     this.#options.onEvent?.(detail === undefined ? event : { ...event, detail });
   }
-}
-
-function sourceAborted(reason: string): MigrationError {
-  return new MigrationError("PEER_FAILED", `the source gave up: ${reason}`);
 }

@@ -16,7 +16,7 @@
  */
 import { toHex } from "../../relay/protocol/bytes.ts";
 import { messageOf } from "../../relay/protocol/errors.ts";
-import { isTransient, MigrationError } from "../errors.ts";
+import { gaveUp, isTransient, MigrationError } from "../errors.ts";
 import type { ChunkStore, DirtySource } from "../region/region.ts";
 import { ChunkSet } from "./bitmap.ts";
 import { openSeederChannel, type Channel } from "./channel.ts";
@@ -330,13 +330,8 @@ export class Seeder {
         await this.#done(channel, message.root);
         return;
       case "abort":
-        if (this.#committed) {
-          throw new MigrationError("PEER_FAILED", `the destination gave up: ${message.reason}`);
-        }
-        await this.cancel(`the destination gave up: ${message.reason}`);
-        this.#end({
-          error: new MigrationError("PEER_FAILED", `the destination gave up: ${message.reason}`),
-        });
+        if (this.#committed) throw gaveUp("destination", message.reason);
+        this.#end({ error: gaveUp("destination", message.reason) });
         return;
       case "ping":
         await channel.control.send({ kind: "pong", nonce: message.nonce });
