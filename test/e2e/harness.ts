@@ -247,8 +247,7 @@ export function redirect(ticket: string, relayUrl: string): string {
 }
 
 export function sessionIdOf(ticket: string): string {
-  const hex = Buffer.from(decodeTicket(ticket).sessionId).toString("hex");
-  return hex.replace(/^(.{8})(.{4})(.{4})(.{4})(.{12})$/, "$1-$2-$3-$4-$5");
+  return Buffer.from(decodeTicket(ticket).sessionId).toString("hex");
 }
 
 /** A field that must be a text. */
