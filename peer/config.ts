@@ -45,6 +45,14 @@ export function peerEnvironment(
   };
 }
 
+/** What a hook finds in its environment: ours, and what it is told. */
+export function hookEnvironment(
+  told: Readonly<Record<string, string>>,
+): Readonly<Record<string, string | undefined>> {
+  // The API key is no hook's business.
+  return { ...process.env, MEMFERRY_KEY: undefined, ...told };
+}
+
 /** An absent file is an empty configuration. @throws MigrationError `USAGE` if it cannot be understood */
 export async function readUserConfig(file: string): Promise<UserConfig> {
   let text;

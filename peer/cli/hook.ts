@@ -4,6 +4,7 @@
  * @module
  */
 import { spawn } from "node:child_process";
+import { hookEnvironment } from "../config.ts";
 import { MigrationError } from "../errors.ts";
 
 /** What of a failing hook's output is told. */
@@ -24,7 +25,7 @@ export async function runHook(
   signal: AbortSignal,
 ): Promise<void> {
   const child = spawn("/bin/sh", ["-c", command], {
-    env: { ...process.env, ...environment },
+    env: hookEnvironment(environment),
     stdio: ["ignore", 2, "pipe"],
     // Its own group, so that what it started is stopped with it and a Ctrl-C is ours to handle.
     detached: true,

@@ -32,7 +32,7 @@ export interface ProgramSpec {
 
 const STDERR_CHARS_MAX = 4_000;
 /** A peer that unmounts and says goodbye to the relay takes less. */
-const STOP_GRACE_MS = 8_000;
+const STOP_GRACE_MS = 4_000;
 const KILL_GRACE_MS = 3_000;
 
 export function text(message: Message, field: string): string {
@@ -152,6 +152,8 @@ export class Program {
   async stop(): Promise<void> {
     this.#stopping = true;
     for (const [signal, graceMs] of [
+      [this.spec.stopSignal, STOP_GRACE_MS],
+      // A peer that still owes the other one something wants to be asked twice.
       [this.spec.stopSignal, STOP_GRACE_MS],
       ["SIGKILL", KILL_GRACE_MS],
     ] as const) {

@@ -28,7 +28,7 @@ export interface ChunkSenderOptions {
   readonly epoch: () => number;
   /** A fault takes its chunk out of the schedule. */
   readonly unschedule: (index: number) => void;
-  readonly onSent: (chunks: number, zeroChunks: number, chunkBytes: number) => void;
+  readonly onSent: (chunkBytes: number) => void;
 }
 
 /** The sending side of one channel. */
@@ -110,7 +110,6 @@ export class ChunkSender {
     const offsets = new Uint32Array(indexes.length);
     const parts: Uint8Array[] = [];
     let payloadBytes = 0;
-    let zeroChunks = 0;
     let chunkBytesSum = 0;
     let runStart = -1;
     for (let i = 0; i < indexes.length; i++) {
@@ -122,7 +121,6 @@ export class ChunkSender {
       const slot = i * region.chunkBytes;
       if (zero[i] === 1) {
         offsets[i] = ZERO_OFFSET;
-        zeroChunks++;
         if (runStart >= 0) parts.push(buffer.subarray(runStart, slot));
         runStart = -1;
         continue;
@@ -138,7 +136,7 @@ export class ChunkSender {
     }
     if (runStart >= 0) parts.push(buffer.subarray(runStart, indexes.length * region.chunkBytes));
     const header = encodeChunksHeader({ epoch: tag, indexes, offsets, hashes });
-    onSent(indexes.length, zeroChunks, chunkBytesSum);
+    onSent(chunkBytesSum);
     await stream.send(header, ...parts);
     return payloadBytes;
   }

@@ -105,8 +105,6 @@ export class Seeder {
   #outcome: MigrationOutcome | undefined;
   #channel: Channel | undefined;
   #wireBytes = 0;
-  #zeroChunks = 0;
-  #sentChunks = 0;
   #startedAtMs = 0;
   #suspendedAtMs = 0;
   #suspendedForMs = 0;
@@ -246,11 +244,7 @@ export class Seeder {
       reading: this.#reading,
       epoch: () => this.#epoch,
       unschedule: (index) => this.#wanted.delete(index),
-      onSent: (chunks, zeroChunks, bytes) => {
-        this.#sentRate.add(bytes);
-        this.#sentChunks += chunks;
-        this.#zeroChunks += zeroChunks;
-      },
+      onSent: (chunkBytes) => this.#sentRate.add(chunkBytes),
     });
     const tasks = [
       this.#receive(channel, sender, signal),

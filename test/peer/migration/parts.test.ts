@@ -180,7 +180,7 @@ test("ChunkReceiver counts a chunk as ready only in the source's last state", as
         });
         const hash = (data: Uint8Array): Uint8Array => loadNative().blake3(data, hashKey);
         const receiver = new ChunkReceiver(region, new Manifest(10, hash));
-        const versions = new Array<number>(10).fill(0);
+        const versions = Array.from({ length: 10 }, () => 0);
         let dirty = new Set<number>();
         let epoch = 1;
         const copies: { index: number; version: number; epoch: number }[] = [];
