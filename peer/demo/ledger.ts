@@ -11,6 +11,8 @@ import { DatabaseSync, type StatementSync } from "node:sqlite";
 
 import { PAGE_BYTES } from "./ledger-layout.ts";
 
+const LOCK_WAIT_MS = 30_000;
+
 const SCHEMA = `
   CREATE TABLE ledger (
     id INTEGER PRIMARY KEY,
@@ -75,7 +77,8 @@ export class Ledger {
    * @param bytesMax The file never grows beyond this; a commit that would make it is refused.
    */
   static open(path: string, bytesMax: number): Ledger {
-    const database = new DatabaseSync(path);
+    // Somebody who looks into the database meanwhile holds a lock for as long as the query runs.
+    const database = new DatabaseSync(path, { timeout: LOCK_WAIT_MS });
     database.exec("PRAGMA journal_mode = MEMORY");
     database.exec("PRAGMA synchronous = FULL");
     database.exec(`PRAGMA max_page_count = ${Math.floor(bytesMax / PAGE_BYTES)}`);

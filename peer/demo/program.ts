@@ -33,6 +33,8 @@ export interface ProgramSpec {
 const STDERR_CHARS_MAX = 4_000;
 /** A peer that unmounts and says goodbye to the relay takes less. */
 const STOP_GRACE_MS = 4_000;
+/** From a program's exit to the end of its output. */
+const DRAIN_GRACE_MS = 500;
 const KILL_GRACE_MS = 3_000;
 
 export function text(message: Message, field: string): string {
@@ -93,12 +95,13 @@ export class Program {
         onFailure(new DemoError(`${spec.name} cannot be started: ${error.message}`));
         resolve();
       });
-      // `close` and not `exit`: the last lines have been read then.
-      this.#child.once("close", (code, signal) => {
-        this.#over = true;
-        const expected = spec.endsAfter !== undefined && this.find(spec.endsAfter) !== undefined;
-        if (!this.#stopping && !(expected && code === 0)) onFailure(this.#obituary(code, signal));
-        resolve();
+      this.#child.once("exit", (code, signal) => {
+        void this.#drained().then(() => {
+          this.#over = true;
+          const expected = spec.endsAfter !== undefined && this.find(spec.endsAfter) !== undefined;
+          if (!this.#stopping && !(expected && code === 0)) onFailure(this.#obituary(code, signal));
+          resolve();
+        });
       });
     });
   }
@@ -158,7 +161,8 @@ export class Program {
       ["SIGKILL", KILL_GRACE_MS],
     ] as const) {
       if (this.#over) return;
-      this.#child.kill(signal);
+      if (signal === "SIGKILL") this.#killGroup();
+      else this.#child.kill(signal);
       await Promise.race([this.ended, sleep(graceMs, undefined, { ref: false })]);
     }
   }
@@ -188,10 +192,28 @@ export class Program {
     for (const listener of this.#listeners) listener(known);
   }
 
-  /** It may explain an exit. */
+  /** It may explain an exit, if it is not just a line of a log. */
   #remark(line: string): void {
     this.#onLine(line);
+    if (line.startsWith("{")) return;
     this.#stderr = `${this.#stderr}${line}\n`.slice(-STDERR_CHARS_MAX);
+  }
+
+  /** Its last lines have been read, and nobody is left who could write more. */
+  async #drained(): Promise<void> {
+    const closed = new Promise((resolve) => this.#child.once("close", resolve));
+    // What it started may live on and hold its pipes; it ends with it, and so do the pipes.
+    const late = setTimeout(() => this.#killGroup(), DRAIN_GRACE_MS);
+    await closed;
+    clearTimeout(late);
+  }
+
+  #killGroup(): void {
+    try {
+      process.kill(-this.pid, "SIGKILL");
+    } catch {
+      // Nobody is left in it.
+    }
   }
 
   #nextMessage(signal: AbortSignal): Promise<void> {
