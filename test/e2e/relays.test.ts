@@ -18,8 +18,12 @@ async function migrate(stage: Stage, link: string): Promise<string> {
   const leecher = stage.leech(ticket, ["--file", to, "--link", link]);
   await Promise.all([seeder.expectExit(0), leecher.expectExit(0)]);
   expect(await sameContent(from, to)).toBe(true);
-  const shown = await stage.run(["sessions", "show", sessionId, "--json"]);
-  expect(JSON.parse(shown.stdout)).toMatchObject({ state: "done", id: sessionId });
+  // The last report is written after the peers are gone.
+  await expect
+    .poll(async () => (await stage.run(["sessions", "show", sessionId, "--json"])).stdout, {
+      timeout: 10_000,
+    })
+    .toContain('"state":"done"');
   return text(leecher.last("done"), "path");
 }
 

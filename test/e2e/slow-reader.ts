@@ -54,8 +54,9 @@ export async function feedSlowReader(
   return { idleBytes, peakBytes: await peak, seconds: (performance.now() - startedAtMs) / 1_000 };
 }
 
+/** Until it has everything; the end of the migration is not to be disturbed. */
 async function standStillNowAndThen(leecher: Program): Promise<void> {
-  while (leecher.exit === undefined && leecher.last("done") === undefined) {
+  while (leecher.exit === undefined && leecher.last("committed") === undefined) {
     leecher.kill("SIGSTOP");
     await sleep(STAND_MS);
     leecher.kill("SIGCONT");
