@@ -183,7 +183,7 @@ describe("a wrong call is refused in one line:", () => {
   });
 });
 
-describe("a ticket that is not good is refused in one line:", () => {
+describe.concurrent("a ticket that is not good is refused in one line:", () => {
   test("damaged", async () => {
     const { seeder, ticket } = await stage.seed(["--file", source]);
     for (const damaged of [ticket.slice(0, -9), `${ticket.slice(0, 30)}!${ticket.slice(31)}`]) {
@@ -259,7 +259,7 @@ describe("a ticket that is not good is refused in one line:", () => {
   });
 });
 
-describe("a relay that is not there, or not ours, is told in one line:", () => {
+describe.concurrent("a relay that is not there, or not ours, is told in one line:", () => {
   test("seed and leech where nothing listens", async () => {
     const { seeder, ticket } = await stage.seed(["--file", source]);
     const nowhere = `https://127.0.0.1:${await unusedPort()}`;
@@ -306,7 +306,7 @@ describe("a relay that is not there, or not ours, is told in one line:", () => {
   });
 });
 
-describe("a destination that will not do is told in one line, and the source keeps the region:", () => {
+describe.concurrent("a destination that will not do is told in one line, and the source keeps the region:", () => {
   interface Case {
     readonly cure: RegExp;
     readonly args?: readonly string[];
@@ -379,7 +379,7 @@ describe("a destination that will not do is told in one line, and the source kee
   });
 });
 
-describe("a source that fails is told in one line:", () => {
+describe.concurrent("a source that fails is told in one line:", () => {
   test("no right to read it", async (ctx) => {
     skipUnless(ctx, requireRoot());
     const file = newFile();

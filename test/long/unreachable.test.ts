@@ -11,7 +11,9 @@ test.for(["auto", "webtransport"])(
     const relay = await stage.relay();
     const from = stage.file("source");
     await makeFile(from, 4_096);
-    const { ticket } = await stage.seed(["--file", from]);
+    const { seeder, ticket } = await stage.seed(["--file", from]);
+    seeder.kill("SIGKILL");
+    await seeder.waitForExit();
     relay.program.kill("SIGTERM");
     await relay.program.expectExit(0);
     const args = ["leech", redirect(ticket, relay.url), "--file", stage.file("to"), "--link", link];
