@@ -56,3 +56,33 @@ export function isTransient(error: unknown): boolean {
       error.code === "CHANNEL_REFUSED")
   );
 }
+
+/** What the relay and the other peer are told: nothing of this host's paths, commands or messages. */
+const PUBLIC_REASONS: Readonly<Record<MigrationErrorCode, string>> = {
+  CHANNEL_REFUSED: "the peers could not agree on keys",
+  CHANNEL_CORRUPT: "records between the peers were damaged",
+  MESSAGE_MALFORMED: "a message of the other peer made no sense",
+  MESSAGE_UNEXPECTED: "a message of the other peer had no place",
+  VERSION_UNSUPPORTED: "the peers speak different versions of the migration protocol",
+  REGION_MISMATCH: "the place at the destination does not fit the region",
+  CHUNK_MISMATCH: "a chunk came twice with other bytes than the source hashed",
+  ROOT_MISMATCH: "source and destination differ",
+  SOURCE_CHANGED: "the source's file was truncated",
+  STORE_FULL: "the destination's disk is full",
+  STORE_FAILED: "the destination cannot store",
+  HOOK_FAILED: "a hook failed",
+  SUSPEND_TIMEOUT: "the workload was not suspended in time",
+  CANCELLED: "the migration was cancelled",
+  PEER_LOST: "the other peer was lost",
+  PEER_FAILED: "the other peer failed",
+  RELAY_LOST: "the relay was lost",
+  RESUME_INVALID: "there was nothing to go on with",
+  USAGE: "a peer was started wrongly",
+};
+
+export function publicReason(error: unknown): string {
+  if (!(error instanceof MigrationError)) return "an error of the host";
+  // What these two say comes from the other side or from a constant of ours: it was public before.
+  if (error.code === "CANCELLED" || error.code === "PEER_FAILED") return error.message;
+  return PUBLIC_REASONS[error.code];
+}

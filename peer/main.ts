@@ -3,7 +3,6 @@
  *
  * @module
  */
-import { spawn } from "node:child_process";
 import { existsSync } from "node:fs";
 import { fileURLToPath } from "node:url";
 import { messageOf } from "../relay/protocol/errors.ts";
@@ -91,33 +90,18 @@ async function main(argv: readonly string[]): Promise<number> {
   }
 }
 
-/** The relay is a program of its own, which a peer does not load: it runs in its own process. */
+/** The relay is a program of its own, which no peer loads: it takes this process over. */
 async function relay(argv: readonly string[]): Promise<number> {
-  const candidates = ["../relay/main.ts", "../relay/main.js"];
-  const program = candidates
-    .map((candidate) => fileURLToPath(new URL(candidate, import.meta.url)))
-    .find((path) => existsSync(path));
+  const program = ["../relay/main.ts", "../relay/main.js"]
+    .map((candidate) => new URL(candidate, import.meta.url))
+    .find((url) => existsSync(url));
   if (program === undefined) {
     process.stderr.write(
       "memferry: the relay is not part of this installation: install memferry anew\n",
     );
     return ExitCode.failed;
   }
-  const child = spawn(process.execPath, [...process.execArgv, program, ...argv], {
-    stdio: "inherit",
-  });
-  const forward = (signal: NodeJS.Signals): void => {
-    child.kill(signal);
-  };
-  process.on("SIGINT", forward);
-  process.on("SIGTERM", forward);
-  return await new Promise((resolve) => {
-    child.once("error", (error) => {
-      process.stderr.write(`memferry: the relay cannot be started: ${error.message}\n`);
-      resolve(ExitCode.failed);
-    });
-    child.once("exit", (code, signal) =>
-      resolve(code ?? (signal === null ? ExitCode.failed : 128)),
-    );
-  });
+  process.argv = [process.argv[0] ?? "node", fileURLToPath(program), ...argv];
+  await import(program.href);
+  return Number(process.exitCode ?? ExitCode.done);
 }

@@ -82,6 +82,7 @@ test("migrations/ and its journal name the same files", (ctx) => {
 
 test(`no source file is longer than ${SOURCE_LINES_MAX} lines`, () => {
   const long = sources
+    .filter((file) => !file.startsWith("test/"))
     .map((file) => ({ file, lineCount: read(file).split("\n").length - 1 }))
     .filter(({ lineCount }) => lineCount > SOURCE_LINES_MAX);
   expect(long).toEqual([]);

@@ -10,7 +10,7 @@ import { MigrationError } from "../errors.ts";
 import { parseExport } from "../export/export.ts";
 import type { FinalizePolicy } from "../migration/leecher-options.ts";
 import { Leecher } from "../migration/leecher.ts";
-import { MODES } from "../migration/messages.ts";
+import { MODES, type Mode } from "../migration/messages.ts";
 import { dialLink } from "../net/dial.ts";
 import { PeerIdentity } from "../net/peer-identity.ts";
 import { RelayControl } from "../net/relay-control.ts";
@@ -44,7 +44,7 @@ export const leechSpec: CommandSpec = {
     export: { value: "fuse:DIR", help: "show the region to programs as DIR/NAME" },
     mode: {
       value: "MODE",
-      help: "hybrid: rounds, then hand over; precopy: all before; postcopy: all after (default hybrid)",
+      help: "hybrid: rounds, then hand over; precopy: all before; postcopy: all after (default hybrid; precopy without --export)",
     },
     finalize: {
       value: "WHEN",
@@ -87,7 +87,7 @@ export async function leech(args: Arguments, output: Output): Promise<ExitCodeVa
   const exportText = args.text("export");
   const exportSpec = exportText === undefined ? undefined : parseExport(exportText);
   const options = {
-    mode: args.oneOf("mode", MODES, "hybrid"),
+    mode: migrationMode(args),
     finalize: finalizePolicy(args.text("finalize")),
     downtimeBudgetMs: args.duration("downtime-budget", DOWNTIME_BUDGET_DEFAULT_MS),
     dataStreams: dataStreams(args.text("streams")),
@@ -200,6 +200,21 @@ function interrupted(leecher: Leecher, output: Output, count: number): void {
     return;
   }
   leecher.abandon(new MigrationError("CANCELLED", "interrupted after the commit"));
+}
+
+/**
+ * Without an export nobody can be held back from a chunk that is missing, so everything is there before the
+ * workload is started.
+ */
+function migrationMode(args: Arguments): Mode {
+  const exported = args.text("export") !== undefined;
+  const mode = args.oneOf("mode", MODES, exported ? "hybrid" : "precopy");
+  if (mode !== "precopy" && !exported && args.text("on-resume") !== undefined) {
+    throw usage(
+      `--mode ${mode} starts the workload before all is there: add --export fuse:DIR so that it can wait for what is missing, or use --mode precopy`,
+    );
+  }
+  return mode;
 }
 
 async function ticketText(args: Arguments): Promise<string> {

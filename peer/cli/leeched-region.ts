@@ -145,6 +145,12 @@ export class LeechedRegion {
     try {
       ({ size } = await stat(this.#file));
     } catch {
+      if (this.#args.flag("resume")) {
+        throw new MigrationError(
+          "RESUME_INVALID",
+          `${this.#file} is gone, and with it the chunks that were received: bring it back`,
+        );
+      }
       // Absent, or not to be looked at: opening it says which.
       return true;
     }

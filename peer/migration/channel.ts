@@ -10,6 +10,8 @@ import { MessageReader } from "../../relay/protocol/message-stream.ts";
 import type { LinkKind } from "../../relay/protocol/stream.ts";
 import type { ByteStream } from "../../relay/protocol/stream.ts";
 import { MigrationError } from "../errors.ts";
+import type { RttMeter } from "../net/rtt-meter.ts";
+import { sleep } from "./latch.ts";
 import {
   leecherHandshake,
   seederHandshake,
@@ -31,6 +33,7 @@ export interface ChannelNetwork {
   openStream(streamIndex: number): Promise<ByteStream>;
 }
 
+const PING_INTERVAL_MS = 1_000;
 const CONTROL_STREAM = 0;
 const URGENT_STREAM = 1;
 const FIRST_DATA_STREAM = 2;
@@ -46,8 +49,11 @@ export interface Channel {
   readonly lost: AbortSignal;
   /** Bytes on the wire in both directions so far. */
   wireBytes(): number;
-  /** Lets the streams go; what was sent before arrives. */
-  end(): Promise<void>;
+  /**
+   * Says that nothing more comes on the control stream. The others stay: the end of one of them could overtake
+   * the last word on this one.
+   */
+  endControl(): Promise<void>;
   /** Drops the streams. */
   abort(reason: string): void;
 }
@@ -144,6 +150,8 @@ async function openChannel(
     const lost = new AbortController();
     for (const stream of streams) {
       void stream.closed.then((info) => {
+        // An orderly end is not a loss: what came before it is still to be read.
+        if (info.code === "OK") return;
         lost.abort(
           new MigrationError("PEER_LOST", `a stream to the other peer ended: ${info.reason}`),
         );
@@ -159,9 +167,7 @@ async function openChannel(
       fingerprint: keys.fingerprint,
       lost: lost.signal,
       wireBytes: () => sealed.reduce((sum, s) => sum + s.bytesSent + s.bytesReceived, 0),
-      end: async () => {
-        await Promise.allSettled(streams.map((stream) => stream.end()));
-      },
+      endControl: () => controlStream.end(),
       abort,
     };
   } catch (error) {
@@ -169,5 +175,18 @@ async function openChannel(
     throw error;
   } finally {
     clearTimeout(deadline);
+  }
+}
+
+/** Measures the round trip between the peers until the signal aborts. */
+export async function keepPinging(
+  channel: Channel,
+  rtt: RttMeter,
+  signal: AbortSignal,
+): Promise<never> {
+  for (;;) {
+    rtt.sent();
+    await channel.control.send({ kind: "ping", nonce: 0 });
+    await sleep(PING_INTERVAL_MS, signal);
   }
 }

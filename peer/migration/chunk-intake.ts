@@ -7,7 +7,7 @@
 import { MigrationError } from "../errors.ts";
 import type { Channel } from "./channel.ts";
 import type { ChunkReceiver } from "./chunk-receiver.ts";
-import { Latch } from "./latch.ts";
+import { aborted, Latch } from "./latch.ts";
 import { FAULTS_PER_MESSAGE_MAX, WINDOW_BYTES_MAX, WINDOW_BYTES_MIN } from "./limits.ts";
 import { decodeMessage, encodeMessage } from "./messages.ts";
 import type { SealedStream } from "./sealed-stream.ts";
@@ -60,7 +60,8 @@ export class ChunkIntake {
     for (;;) {
       const bytes = await stream.receive();
       signal.throwIfAborted();
-      if (bytes === null) throw new MigrationError("PEER_LOST", "the source left");
+      // The end of a data stream says nothing: the control stream has the last word.
+      if (bytes === null) break;
       const message = decodeMessage(bytes);
       if (message === undefined) continue;
       if (message.kind !== "chunks") {
@@ -82,6 +83,8 @@ export class ChunkIntake {
       void stored.then(() => underWay.delete(stored));
       if (underWay.size >= STORES_PER_STREAM) await Promise.race(underWay);
     }
+    await aborted(signal);
+    throw signal.reason;
   }
 
   /** What is stored may be sent anew: the window moves on, sized by what the path holds. */

@@ -175,7 +175,11 @@ export class ChunkReceiver {
       if (offset !== ZERO_OFFSET && offset + length > message.payload.length) {
         throw new MigrationError("MESSAGE_MALFORMED", `chunk ${index} is not in its message`);
       }
-      if (tag < (this.#needed[index] ?? 0) || tag <= (this.#submitted[index] ?? 0)) continue;
+      const [needed, submitted] = [this.#needed[index] ?? 0, this.#submitted[index] ?? 0];
+      if (tag < needed || tag <= submitted) continue;
+      // After the commit nothing changes at the source: the first sufficient copy is the one, and another, newer
+      // by its tag alone, must not take its place while it is being stored.
+      if (this.#ifAbsent && submitted >= needed) continue;
       this.#submitted[index] = tag;
       kept.push(i);
     }

@@ -7,7 +7,7 @@
 import type { ChunkStore } from "../region/region.ts";
 import type { ChunkSet } from "./bitmap.ts";
 import type { Channel } from "./channel.ts";
-import { Latch } from "./latch.ts";
+import { aborted, Latch } from "./latch.ts";
 import type { Manifest } from "./manifest.ts";
 import { decodeMessage, encodeChunksHeader, ZERO_OFFSET } from "./messages.ts";
 import type { PullSchedule } from "./schedule.ts";
@@ -153,7 +153,8 @@ export class ChunkSender {
       const bytes = await urgent.receive();
       signal.throwIfAborted();
       if (failure !== undefined) throw failure;
-      if (bytes === null) throw new MigrationError("PEER_LOST", "the other peer left");
+      // The end of this stream says nothing: the control stream has the last word.
+      if (bytes === null) break;
       const message = decodeMessage(bytes);
       if (message === undefined) continue;
       if (message.kind !== "fault") {
@@ -182,6 +183,8 @@ export class ChunkSender {
           });
       }
     }
+    await aborted(signal);
+    throw signal.reason;
   }
 }
 

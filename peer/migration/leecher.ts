@@ -12,11 +12,13 @@
  *
  * @module
  */
+import type { LinkKind } from "../../relay/protocol/stream.ts";
 import { toHex } from "../../relay/protocol/bytes.ts";
 import { messageOf } from "../../relay/protocol/errors.ts";
-import { gaveUp, isTransient, MigrationError } from "../errors.ts";
+import { RttMeter } from "../net/rtt-meter.ts";
+import { gaveUp, isTransient, MigrationError, publicReason } from "../errors.ts";
 import { ChunkSet } from "./bitmap.ts";
-import { openLeecherChannel, type Channel } from "./channel.ts";
+import { keepPinging, openLeecherChannel, type Channel } from "./channel.ts";
 import { ChunkIntake } from "./chunk-intake.ts";
 import { ChunkReceiver } from "./chunk-receiver.ts";
 import type { Destination } from "./destination.ts";
@@ -27,11 +29,12 @@ import { finalizedOf, type LeecherSnapshot } from "./leecher-snapshot.ts";
 import { Latch, sleep } from "./latch.ts";
 import {
   CHANNEL_FAILURES_MAX,
+  FAREWELL_PATIENCE_MS,
   FINALIZE_DEADLINE_MS,
   HOOK_DEADLINE_MS,
   REVOKE_COURTESY_MS,
 } from "./limits.ts";
-import { Manifest } from "./manifest.ts";
+import { Manifest, requireEqualRoots } from "./manifest.ts";
 import type { FinalizedMessage, Message, OfferMessage, RoundMessage } from "./messages.ts";
 import { Rounds } from "./rounds.ts";
 import type { Ownership } from "./session-port.ts";
@@ -42,6 +45,7 @@ export class Leecher {
   readonly #options: LeecherOptions;
   readonly #over = new AbortController();
   readonly #rounds: Rounds;
+  readonly #rtt = new RttMeter();
   #phase: Phase = "joined";
   #offer: OfferMessage | undefined;
   #destination: Destination | undefined;
@@ -49,6 +53,7 @@ export class Leecher {
   #manifest: Manifest | undefined;
   #channel: Channel | undefined;
   #intake: ChunkIntake | undefined;
+  #path: LinkKind = "memory";
   #wireBytes = 0;
   /** The last epoch whose dirty set is merged whole. */
   #mergedEpoch = 0;
@@ -61,18 +66,12 @@ export class Leecher {
   #downtime: DowntimeMeter | undefined;
   #toldResumed = false;
   #startedAtMs = 0;
-  #rttMs = 0;
-  #pingSentAtMs = 0;
   #faults = 0;
   #outcome: MigrationOutcome | undefined;
 
   constructor(options: LeecherOptions) {
     this.#options = options;
     this.#rounds = new Rounds({ ...options, onEvent: options.onEvent });
-  }
-
-  get phase(): Phase {
-    return this.#phase;
   }
 
   /** Whether the workload's place is here. */
@@ -101,7 +100,7 @@ export class Leecher {
       bytesWire: this.#wireBytes + (this.#channel?.wireBytes() ?? 0),
       bytesPerS: receiver?.bytesPerS ?? 0,
       dirtyBytesPerS: this.#rounds.dirtyBytesPerS,
-      rttMs: this.#rttMs,
+      rttMs: this.#rtt.rttMs,
     };
   }
 
@@ -183,16 +182,25 @@ export class Leecher {
     let failures = 0;
     while (!this.#over.signal.aborted) {
       const { session, sessionId, secret, dataStreams } = this.#options;
-      const network = await session.pairing(this.#over.signal).catch((error: unknown) => {
-        if (this.#over.signal.aborted) return undefined;
-        throw error;
-      });
-      if (network === undefined) return;
+      // Everything is here and only the source's farewell is missing: it is not waited for long.
+      const alone = this.#committed && this.#receiver?.complete === true;
+      const patience = alone ? [AbortSignal.timeout(FAREWELL_PATIENCE_MS)] : [];
+      const network = await session
+        .pairing(AbortSignal.any([this.#over.signal, ...patience]))
+        .catch((error: unknown) => {
+          if (this.#over.signal.aborted || alone) return undefined;
+          throw error;
+        });
+      if (network === undefined) {
+        if (alone && !this.#over.signal.aborted) await this.#conclude(this.#path, this.#wireBytes);
+        return;
+      }
       try {
         const context = { sessionId, secret, features: 0, dataStreams };
         const channel = await openLeecherChannel(network, context);
         failures = 0;
         this.#channel = channel;
+        this.#path = channel.linkKind;
         await this.#serve(channel);
       } catch (error) {
         await this.#finishing;
@@ -219,7 +227,7 @@ export class Leecher {
     if (this.#committed || outcome === undefined || "totals" in outcome) return;
     if (session.ownership.state === "cancelled") return;
     try {
-      await session.revoke(messageOf(outcome.error), AbortSignal.timeout(REVOKE_COURTESY_MS));
+      await session.revoke(publicReason(outcome.error), AbortSignal.timeout(REVOKE_COURTESY_MS));
     } catch {
       // The source sees that this peer is gone, and its deadline asks the relay.
     }
@@ -234,7 +242,7 @@ export class Leecher {
       const receiver = await this.#prepare(channel, offer);
       const intake = new ChunkIntake(channel, {
         receiver,
-        rttMs: () => this.#rttMs,
+        rttMs: () => this.#rtt.rttMs,
         onStored: () => this.#finalizeIfReady(receiver),
         onStoreError: (error) => {
           if (!signal.aborted) this.#end({ error });
@@ -244,7 +252,7 @@ export class Leecher {
       tasks.push(
         this.#receiveControl(channel, receiver, signal),
         intake.run(signal),
-        this.#ping(channel, signal),
+        keepPinging(channel, this.#rtt, signal),
         this.#finish(channel, receiver, signal),
       );
       await this.#catchUp(channel, receiver);
@@ -267,8 +275,8 @@ export class Leecher {
     if (this.#committed || channel.lost.aborted || outcome === undefined) return;
     if ("totals" in outcome) return;
     try {
-      await channel.control.send({ kind: "abort", reason: messageOf(outcome.error) });
-      await channel.end();
+      await channel.control.send({ kind: "abort", reason: publicReason(outcome.error) });
+      await channel.endControl();
       await sleep(200, channel.lost);
     } catch {
       // Lost meanwhile: the relay tells the source.
@@ -412,18 +420,18 @@ export class Leecher {
         this.#taking ??= this.#takeOver(receiver).catch((error: unknown) => this.#end({ error }));
         return;
       case "released":
-        this.#finishing = this.#released(channel);
+        this.#finishing = this.#conclude(channel.linkKind, this.progress().bytesWire);
+        // The source needs to hear no more; from here on a lost channel changes nothing.
+        channel.abort("done");
         await this.#finishing;
         return;
       case "abort":
         if (this.#committed) throw gaveUp("source", message.reason);
         this.#end({ error: gaveUp("source", message.reason) });
         return;
-      case "pong": {
-        const sampleMs = performance.now() - this.#pingSentAtMs;
-        this.#rttMs = this.#rttMs === 0 ? sampleMs : this.#rttMs * 0.875 + sampleMs * 0.125;
+      case "pong":
+        this.#rtt.answered();
         return;
-      }
       default:
         throw new MigrationError("MESSAGE_UNEXPECTED", `${message.kind} was sent to a leecher`);
     }
@@ -445,9 +453,11 @@ export class Leecher {
     const handOver = this.#rounds.ended(message, {
       chunkBytes: this.#offer?.chunkBytes ?? 0,
       sendBytesPerS: receiver.bytesPerS,
-      rttMs: this.#rttMs,
+      rttMs: this.#rtt.rttMs,
     });
     if (handOver) this.finalize();
+    // So that the workload's first flush here finds little to do. Only the one at the end must succeed.
+    else this.#destination?.region.sync().catch(() => undefined);
   }
 
   /** From the source's last word to the workload's first step here. */
@@ -482,7 +492,7 @@ export class Leecher {
     await this.#startWorkload();
     const downtime = new DowntimeMeter(
       finalized.suspendedForMs,
-      this.#rttMs,
+      this.#rtt.rttMs,
       finalized.receivedAtMs,
     );
     this.#downtime = downtime;
@@ -497,15 +507,6 @@ export class Leecher {
     if (receiver.readyCount >= region.chunkCount * finalize.ratio) this.finalize();
   }
 
-  async #ping(channel: Channel, signal: AbortSignal): Promise<never> {
-    for (;;) {
-      this.#pingSentAtMs = performance.now();
-      await channel.control.send({ kind: "ping", nonce: 0 });
-      await sleep(REPORT_INTERVAL_MS, signal);
-    }
-  }
-
-  /** Tells of the resume, once: when the downtime is known, or when all the rest is done. */
   #resumed(): void {
     if (this.#toldResumed || this.#downtime === undefined) return;
     this.#toldResumed = true;
@@ -516,32 +517,34 @@ export class Leecher {
   async #finish(channel: Channel, receiver: ChunkReceiver, signal: AbortSignal): Promise<never> {
     await receiver.settled.until(() => this.#committed && receiver.complete, signal);
     await this.#taking;
-    const root = this.#manifest?.root();
-    if (root === undefined) throw new Error("complete, but the manifest is not");
-    await this.#destination?.region.sync();
-    const promised = this.#finalized?.root;
-    if (promised !== undefined && toHex(promised) !== toHex(root)) {
-      throw new MigrationError(
-        "ROOT_MISMATCH",
-        `source and destination differ: ${toHex(promised)} there, ${toHex(root)} here`,
-      );
-    }
+    const root = await this.#verify();
     await channel.control.send({ kind: "done", root });
     // `released` ends the migration, or the channel is lost and this is asked again on the next one.
     await new Latch().wait(signal);
     throw signal.reason;
   }
 
-  async #released(channel: Channel): Promise<void> {
+  /** Makes what is here durable. @returns Its root, which is the source's as far as that was said. */
+  async #verify(): Promise<Uint8Array> {
+    await this.#destination?.region.sync();
     const root = this.#manifest?.root();
+    if (root === undefined) throw new Error("complete, but the manifest is not");
+    requireEqualRoots(root, this.#finalized?.root);
+    return root;
+  }
+
+  /**
+   * The end: the source has let go, or it left for good when nothing but its farewell was missing.
+   *
+   * @param path Over what the last channel ran.
+   */
+  async #conclude(path: LinkKind, bytesWire: number): Promise<void> {
     const region = this.#destination?.region;
-    if (!this.#committed || root === undefined || region === undefined) {
+    if (!this.#committed || region === undefined || this.#receiver?.complete !== true) {
       throw new MigrationError("MESSAGE_UNEXPECTED", "released before done");
     }
     const totalMs = performance.now() - this.#startedAtMs;
-    const bytesWire = this.#wireBytes + channel.wireBytes();
-    // The source needs to hear no more; from here on a lost channel changes nothing.
-    channel.abort("done");
+    const root = await this.#verify();
     await this.#downtime?.settle(this.#over.signal);
     this.#resumed();
     const totals: MigrationTotals = {
@@ -550,7 +553,7 @@ export class Leecher {
       bytesTotal: region.bytes,
       bytesWire,
       rounds: this.#rounds.count + ((this.#finalized?.dirtyChunks ?? 0) > 0 ? 1 : 0),
-      path: channel.linkKind,
+      path,
       rootHash: toHex(root),
     };
     this.#report();

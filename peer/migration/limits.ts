@@ -33,3 +33,5 @@ export const ROUNDS_MAX = 30;
 export const CHANNEL_FAILURES_MAX = 5;
 /** How long a relay that may be gone is told of a failure. */
 export const REVOKE_COURTESY_MS = 3_000;
+/** How long a leecher that has everything waits for a source that is gone to say farewell. */
+export const FAREWELL_PATIENCE_MS = 10_000;

@@ -7,8 +7,10 @@
  *
  * @module
  */
+import { toHex } from "../../relay/protocol/bytes.ts";
 import { HASH_BYTES } from "../../relay/protocol/frame.ts";
 import { INDEX_SEGMENT_CHUNKS } from "../../relay/protocol/limits.ts";
+import { MigrationError } from "../errors.ts";
 import type { ChunkStore } from "../region/region.ts";
 import { ChunkSet } from "./bitmap.ts";
 
@@ -122,4 +124,13 @@ export async function hashInto(
       manifest.set(index, epoch, hashes.subarray(i * HASH_BYTES, (i + 1) * HASH_BYTES));
     });
   }
+}
+
+/** @throws MigrationError `ROOT_MISMATCH`, with both roots. An unknown one is compared elsewhere. */
+export function requireEqualRoots(here: Uint8Array, there: Uint8Array | undefined): void {
+  if (there === undefined || Buffer.compare(here, there) === 0) return;
+  throw new MigrationError(
+    "ROOT_MISMATCH",
+    `source and destination differ: ${toHex(here)} here, ${toHex(there)} there`,
+  );
 }

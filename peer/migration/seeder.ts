@@ -16,7 +16,7 @@
  */
 import { toHex } from "../../relay/protocol/bytes.ts";
 import { messageOf } from "../../relay/protocol/errors.ts";
-import { gaveUp, isTransient, MigrationError } from "../errors.ts";
+import { gaveUp, isTransient, MigrationError, publicReason } from "../errors.ts";
 import type { ChunkStore, DirtySource } from "../region/region.ts";
 import { ChunkSet } from "./bitmap.ts";
 import { openSeederChannel, type Channel } from "./channel.ts";
@@ -93,6 +93,7 @@ export class Seeder {
   /** 0 until tracking begins. */
   #epoch = 0;
   #round = 0;
+  #roundWasClean = false;
   #collectedAtMs = 0;
   #dirtyBytesPerS = 0;
   #epochTurn: Promise<void> = Promise.resolve();
@@ -117,10 +118,6 @@ export class Seeder {
     this.#wanted = new ChunkSet(region.chunkCount);
     this.#reading = new ChunkSet(region.chunkCount);
     this.#schedule = new PullSchedule(this.#wanted, region.chunkBytes);
-  }
-
-  get phase(): Phase {
-    return this.#phase;
   }
 
   /** Whether the relay has recorded the leecher as the owner. */
@@ -164,7 +161,7 @@ export class Seeder {
     const outcome = this.#outcome;
     if (outcome === undefined) throw new Error("the seeder stopped without an outcome");
     if ("totals" in outcome) return outcome.totals;
-    if (!this.#committed) await this.#rollBack(messageOf(outcome.error));
+    if (!this.#committed) await this.#rollBack(publicReason(outcome.error));
     throw outcome.error;
   }
 
@@ -274,9 +271,9 @@ export class Seeder {
     const outcome = this.#outcome;
     try {
       if (outcome !== undefined && "error" in outcome) {
-        await channel.control.send({ kind: "abort", reason: messageOf(outcome.error) });
+        await channel.control.send({ kind: "abort", reason: publicReason(outcome.error) });
       }
-      await channel.end();
+      await channel.endControl();
       // The other side closes when it has read the last word.
       await Promise.race([aborted(channel.lost), sleep(FAREWELL_MS, channel.lost)]);
     } catch {
@@ -388,7 +385,9 @@ export class Seeder {
         // Finalize may have begun while this waited its turn: the last epoch is its to close.
         if (this.#suspending !== undefined) return;
         const dirty = await this.#collect();
-        if (dirty.size === 0 && this.#round > 0) return;
+        // Said once: that nothing was written any more may be what the leecher waits for.
+        if (dirty.size === 0 && this.#roundWasClean) return;
+        this.#roundWasClean = dirty.size === 0;
         this.#round++;
         const closed = this.#closeEpoch(dirty);
         this.#options.onEvent?.({

@@ -23,6 +23,7 @@ import type { ByteStream, LinkKind } from "../../relay/protocol/stream.ts";
 import type { Ticket } from "../../relay/protocol/ticket.ts";
 import { PROTOCOL_MAJOR, PROTOCOL_MINOR } from "../../relay/protocol/version.ts";
 import type { Link } from "./link.ts";
+import { RttMeter } from "./rtt-meter.ts";
 import type { PeerIdentity } from "./peer-identity.ts";
 
 /** Waits between attempts to come back: doubled up to the longest, with jitter against stampedes. */
@@ -104,8 +105,7 @@ export class RelayControl {
   #failure: unknown;
   #running: Promise<void> = Promise.resolve();
   #heardAtMs = 0;
-  #pingSentAtMs = 0;
-  #rttMs = 0;
+  readonly #rtt = new RttMeter();
 
   private constructor(options: RelayControlOptions) {
     this.#options = options;
@@ -132,7 +132,7 @@ export class RelayControl {
 
   /** Smoothed round trip to the relay, 0 until it is measured. */
   get rttMs(): number {
-    return this.#rttMs;
+    return this.#rtt.rttMs;
   }
 
   /**
@@ -325,7 +325,7 @@ export class RelayControl {
         void connection.link.close("DEADLINE_EXCEEDED", "the relay is silent");
         return;
       }
-      this.#pingSentAtMs = performance.now();
+      this.#rtt.sent();
       this.#report({ kind: "ping", nonce: 0 });
     }, HEARTBEAT_MS);
     try {
@@ -338,11 +338,9 @@ export class RelayControl {
   #handle(frame: Frame, connection: Connection): void {
     this.#heardAtMs = performance.now();
     switch (frame.kind) {
-      case "pong": {
-        const sampleMs = performance.now() - this.#pingSentAtMs;
-        this.#rttMs = this.#rttMs === 0 ? sampleMs : this.#rttMs * 0.875 + sampleMs * 0.125;
+      case "pong":
+        this.#rtt.answered();
         return;
-      }
       case "peer":
         this.#losePairing("the other peer is gone");
         if (frame.present) this.#pair(connection, frame.pairing);

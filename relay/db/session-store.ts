@@ -22,12 +22,8 @@ import type {
   SessionStore,
   StateChange,
 } from "../switchboard/session-store.ts";
-import {
-  createChunkIndex,
-  createRegionStatement,
-  type ChunkIndex,
-  type ChunkIndexOptions,
-} from "./chunk-index.ts";
+import { createChunkIndex, type ChunkIndex, type ChunkIndexOptions } from "./chunk-index.ts";
+import { createRegionStatement } from "./chunk-index-statements.ts";
 import type { Database, Orm, Row, Statement } from "./database.ts";
 import { EVENTS_PER_SESSION_MAX, INDEX_CHUNKS_MAX } from "./limits.ts";
 import { session, sessionEvent, ticket, type SessionTimes } from "./schema.ts";

@@ -2,7 +2,7 @@ import { expect, test } from "vitest";
 
 import { HELP, parseAddress, readConfig, type RelayConfig } from "../../relay/config.ts";
 
-const home = { HOME: "/home/u" };
+const home = { HOME: "/users/u" };
 
 function config(args: string[], env: Record<string, string> = home): RelayConfig {
   const outcome = readConfig(args, env);
@@ -19,14 +19,14 @@ test("readConfig() without anything said is a relay on loopback with its own dat
   expect(config([])).toEqual({
     listen: { host: "127.0.0.1", port: 8443 },
     dashboard: { host: "127.0.0.1", port: 8444 },
-    dataDir: "/home/u/.local/state/memferry/relay",
+    dataDir: "/users/u/.local/state/memferry/relay",
     databaseUrl: undefined,
     publicUrl: undefined,
     certificate: undefined,
     webTransport: true,
     logLevel: "info",
     json: false,
-    userConfigFile: "/home/u/.config/memferry/config.json",
+    userConfigFile: "/users/u/.config/memferry/config.json",
   });
 });
 
@@ -47,7 +47,7 @@ test("readConfig() puts flags over the environment over defaults", () => {
     logLevel: "debug",
     json: true,
     dataDir: "/state/memferry/relay",
-    userConfigFile: "/home/u/.config/memferry/config.json",
+    userConfigFile: "/users/u/.config/memferry/config.json",
   });
   expect(config([], env).listen).toEqual({ host: "::", port: 1 });
   expect(config(["--public-url", "https://relay.example/"]).publicUrl).toBe(

@@ -38,6 +38,8 @@ interface World {
   readonly sessionId: Uint8Array;
   /** Another leecher of the same peer goes on where the first one stopped. */
   resume(snapshot: LeecherSnapshot): Promise<MigrationTotals>;
+  /** The source's process is gone. */
+  leaveSeeder(): void;
   readonly events: { readonly by: Role; readonly event: MigrationEvent }[];
   close(): Promise<void>;
 }
@@ -137,6 +139,7 @@ async function makeWorld(options: WorldOptions): Promise<World> {
     leecher,
     sessionId,
     events,
+    leaveSeeder: () => void seederSession.close(),
     resume: (snapshot) => {
       const next = new Leecher({ ...leecherOptions, resumeFrom: snapshot });
       holder.leecher = next;
@@ -254,12 +257,15 @@ test("a suspend hook that fails leaves the workload running at the source, and t
 test("a destination without room ends the attempt with its own error on both sides", async () => {
   const world = await makeWorld({
     bytes: 10 * CHUNK_BYTES,
-    prepare: () => Promise.reject(new MigrationError("STORE_FULL", "no room here")),
+    prepare: () => Promise.reject(new MigrationError("STORE_FULL", "no room at /secret/place")),
   });
   const [sent, received] = await Promise.allSettled([world.seeder.run(), world.leecher.run()]);
   expect(received).toMatchObject({ status: "rejected", reason: { code: "STORE_FULL" } });
   expect(sent.status).toBe("rejected");
-  expect(String(sent.status === "rejected" ? sent.reason : "")).toContain("no room here");
+  expect(String(sent.status === "rejected" ? sent.reason : "")).toContain(
+    "the destination's disk is full",
+  );
+  expect(String(sent.status === "rejected" ? sent.reason : "")).not.toContain("secret");
   expect(world.source.running).toBe(true);
 });
 
@@ -356,3 +362,28 @@ test("decodeSnapshot() refuses what is cut short or of another kind", () => {
   }
   expect(decodeSnapshot(whole).epoch).toBe(3);
 });
+
+test("a migration hands over when the workload stops writing after a round", async () => {
+  const world = await makeWorld({ bytes: 50 * CHUNK_BYTES });
+  let reads = 0;
+  world.source.pause = () => {
+    if (++reads === 2) world.source.write(0, Uint8Array.of(1));
+    return Promise.resolve();
+  };
+  const [sent, received] = await Promise.all([world.seeder.run(), world.leecher.run()]);
+  expect(sent.rootHash).toBe(received.rootHash);
+});
+
+test("a leecher that has everything ends although the source left without a farewell", async () => {
+  const world = await makeWorld({ bytes: 30 * CHUNK_BYTES });
+  let synced = 0;
+  world.destination.sync = () => {
+    // The last one: everything is here. The source is gone before it hears so.
+    if (++synced === 1) world.leaveSeeder();
+    return Promise.resolve();
+  };
+  void world.seeder.run().catch(() => undefined);
+  const received = await world.leecher.run();
+  expect(received.bytesTotal).toBe(30 * CHUNK_BYTES);
+  expect(Buffer.compare(world.source.memory, world.destination.memory)).toBe(0);
+}, 30_000);

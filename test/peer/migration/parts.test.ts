@@ -237,3 +237,35 @@ test("ChunkReceiver counts a chunk as ready only in the source's last state", as
     { numRuns: 300 },
   );
 });
+
+// A copy read before the last epoch was still being stored when a fault brought the same chunk with a newer tag:
+// the store skipped the second, the first no longer counted, and the chunk stayed missing for ever.
+test("ChunkReceiver after the commit lets the first sufficient copy of a chunk count", async () => {
+  const hashKey = new Uint8Array(32).fill(7);
+  const region = new MemoryRegion({ bytes: 4096, chunkBytes: 4096, hashKey, present: "none" });
+  const hash = (data: Uint8Array): Uint8Array => loadNative().blake3(data, hashKey);
+  const receiver = new ChunkReceiver(region, new Manifest(1, hash));
+  await receiver.switchOver();
+  const payload = new Uint8Array(4096).fill(3);
+  let goOn: () => void = () => undefined;
+  region.pause = () =>
+    new Promise((resolve) => {
+      goOn = resolve;
+    });
+  const copy = (epoch: number): Promise<number[]> =>
+    receiver.receive({
+      kind: "chunks",
+      epoch,
+      indexes: Uint32Array.of(0),
+      offsets: Uint32Array.of(0),
+      hashes: hash(payload),
+      payload,
+    });
+  const first = copy(1);
+  const finishFirst = goOn;
+  const second = copy(2);
+  goOn();
+  finishFirst();
+  await Promise.all([first, second]);
+  expect(receiver.complete).toBe(true);
+});
