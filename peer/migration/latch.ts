@@ -60,10 +60,16 @@ export function aborted(signal: AbortSignal): Promise<void> {
   });
 }
 
-/** Runs something of the user's that must come to an end. */
+/**
+ * Runs something of the user's that must come to an end.
+ *
+ * @param over Ends it early.
+ */
 export async function withDeadline(
   deadlineMs: number,
   work: ((signal: AbortSignal) => Promise<void>) | undefined,
+  over?: AbortSignal,
 ): Promise<void> {
-  await work?.(AbortSignal.timeout(deadlineMs));
+  const deadline = AbortSignal.timeout(deadlineMs);
+  await work?.(over === undefined ? deadline : AbortSignal.any([deadline, over]));
 }

@@ -123,6 +123,7 @@ export class Leecher {
     if (outcome === undefined) throw new Error("the leecher stopped without an outcome");
     this.#report();
     if ("totals" in outcome) return outcome.totals;
+    await this.#giveUp(outcome.error);
     if (!this.#committed) this.#setPhase("cancelled", messageOf(outcome.error));
     throw outcome.error;
   }
@@ -161,6 +162,11 @@ export class Leecher {
    */
   async cancel(reason: string): Promise<boolean> {
     if (this.#committed) return false;
+    // Before the source's last word nothing was asked that could make this side the owner.
+    if (this.#finalized === undefined) {
+      this.#end({ error: new MigrationError("CANCELLED", reason) });
+      return true;
+    }
     this.ownershipChanged(await this.#options.session.revoke(reason));
     return !this.#committed;
   }
@@ -205,10 +211,7 @@ export class Leecher {
       } catch (error) {
         await this.#finishing;
         if (!isTransient(error)) this.#end({ error });
-        if (this.#over.signal.aborted) {
-          await this.#giveUp();
-          return;
-        }
+        if (this.#over.signal.aborted) return;
         if (++failures >= CHANNEL_FAILURES_MAX && this.#destination === undefined) throw error;
         if (this.#committed) session.reportPhase("paused");
         this.#options.onEvent?.({ event: "phase", phase: "paused", detail: messageOf(error) });
@@ -221,13 +224,11 @@ export class Leecher {
   }
 
   /** After an error of this side the relay is told, so that the source goes on if nothing is committed. */
-  async #giveUp(): Promise<void> {
+  async #giveUp(error: unknown): Promise<void> {
     const { session } = this.#options;
-    const outcome = this.#outcome;
-    if (this.#committed || outcome === undefined || "totals" in outcome) return;
-    if (session.ownership.state === "cancelled") return;
+    if (this.#committed || session.ownership.state === "cancelled") return;
     try {
-      await session.revoke(publicReason(outcome.error), AbortSignal.timeout(REVOKE_COURTESY_MS));
+      await session.revoke(publicReason(error), AbortSignal.timeout(REVOKE_COURTESY_MS));
     } catch {
       // The source sees that this peer is gone, and its deadline asks the relay.
     }

@@ -172,6 +172,11 @@ export class Seeder {
    */
   async cancel(reason: string): Promise<boolean> {
     if (this.#committed) return false;
+    // Before the answer to finalize the leecher cannot commit: nobody needs to be asked.
+    if (this.#finalized === undefined) {
+      this.#end({ error: new MigrationError("CANCELLED", reason) });
+      return true;
+    }
     const ownership = await this.#options.session.revoke(reason);
     this.ownershipChanged(ownership);
     return !this.#committed;
@@ -460,7 +465,8 @@ export class Seeder {
     this.#suspendedAtMs = performance.now();
     this.#suspended = true;
     this.#setPhase("finalizing");
-    await withDeadline(HOOK_DEADLINE_MS, hooks?.onSuspend);
+    await withDeadline(HOOK_DEADLINE_MS, hooks?.onSuspend, this.#over.signal);
+    this.#over.signal.throwIfAborted();
     await dirty.freeze();
     let last = new ChunkSet(region.chunkCount);
     let epoch = 0;
@@ -552,6 +558,8 @@ export class Seeder {
         return;
       }
     }
+    // A suspend that is still under way must not freeze what is thawed here.
+    await this.#suspending?.catch(() => undefined);
     dirty.thaw();
     if (this.#suspended) {
       try {
