@@ -2,8 +2,21 @@
  * Each mistake ends with one line that names the cure, and with the documented status.
  */
 /* oxlint-disable vitest/expect-expect -- expectOneLine and expectRefusal do */
-import { open, readFile, rm, stat, truncate, writeFile } from "node:fs/promises";
+import {
+  chown,
+  copyFile,
+  mkdir,
+  mkdtemp,
+  open,
+  readFile,
+  rm,
+  stat,
+  truncate,
+  writeFile,
+} from "node:fs/promises";
 import { createServer } from "node:net";
+import { tmpdir } from "node:os";
+import path from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
@@ -372,7 +385,12 @@ describe.concurrent("a destination that will not do is told in one line, and the
     const folder = await stage.folder("not-empty");
     await writeFile(`${folder}/something`, "x");
     const cure = /not-empty: the folder is not empty: give an empty one/;
-    await expectRefusal({ file: newFile(), args: ["--export", `fuse:${folder}`], cure });
+    const { seeder, ticket } = await stage.seed(["--file", source]);
+    const leech = ["leech", ticket, "--file", newFile(), "--quiet"];
+    expectOneLine(await stage.run([...leech, "--export", `fuse:${folder}`]), 2, cure);
+    // Nothing was joined, so the ticket is as good as before.
+    expect(await stage.run(leech)).toEqual({ code: 0, stdout: "", stderr: "" });
+    await seeder.expectExit(0);
     const result = await stage.run(["seed", "--file", source, "--export", `fuse:${folder}`]);
     expectOneLine(result, 2, cure);
     expect(await readFile(`${folder}/something`, "utf8")).toBe("x");
@@ -384,13 +402,19 @@ describe.concurrent("a source that fails is told in one line:", () => {
     skipUnless(ctx, requireRoot());
     const file = newFile();
     await makeFile(file, 4_096);
-    const environment = { MEMFERRY_KEY: relay.key };
-    // Its own configuration: root's is not for others to read.
-    const result = await stage.run(["seed", "--file", file, "--relay", relay.url], {
-      environment: { ...environment, XDG_CONFIG_HOME: "/nonexistent" },
-      asNobody: true,
-    });
-    expectOneLine(result, 2, /permission denied/);
+    // A configuration that it may read, beside a stage that it may not.
+    const home = await mkdtemp(path.join(tmpdir(), "memferry-e2e-nobody-"));
+    try {
+      await mkdir(path.join(home, "memferry"));
+      const config = path.join(home, "memferry", "config.json");
+      await copyFile(stage.file("config/memferry/config.json"), config);
+      for (const one of [home, path.dirname(config), config]) await chown(one, 65_534, 65_534);
+      const environment = { XDG_CONFIG_HOME: home };
+      const result = await stage.run(["seed", "--file", file], { environment, asNobody: true });
+      expectOneLine(result, 2, /permission denied/);
+    } finally {
+      await rm(home, { recursive: true });
+    }
   });
 
   test("a file that shrinks while it is seeded", async () => {

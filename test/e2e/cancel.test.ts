@@ -138,7 +138,7 @@ test("a suspend hook that fails ends the migration with the workload at the sour
   expect(text(both.seeder.last("error"), "message")).toContain("status 3 (no such service)");
 });
 
-describe.concurrent("an exported region goes on being served after a failure, with a new ticket:", () => {
+describe("an exported region goes on being served after a failure, with a new ticket:", () => {
   test.for(["leecher dies", "leecher is interrupted", "session is cancelled"])(
     "the %s, and a second leecher takes over",
     async (how, ctx) => {
