@@ -391,7 +391,10 @@ describe.concurrent("a destination that will not do is told in one line, and the
     // Nothing was joined, so the ticket is as good as before.
     expect(await stage.run(leech)).toEqual({ code: 0, stdout: "", stderr: "" });
     await seeder.expectExit(0);
-    const result = await stage.run(["seed", "--file", source, "--export", `fuse:${folder}`]);
+    // A file of its own: what is exported may be open by one seeder alone.
+    const own = newFile();
+    await makeFile(own, MIB);
+    const result = await stage.run(["seed", "--file", own, "--export", `fuse:${folder}`]);
     expectOneLine(result, 2, cure);
     expect(await readFile(`${folder}/something`, "utf8")).toBe("x");
   });
@@ -428,7 +431,7 @@ describe.concurrent("a source that fails is told in one line:", () => {
     const error = seeder.last("error");
     expect(text(error, "code")).toBe("SOURCE_CHANGED");
     expect(text(error, "message")).toMatch(/shrank from \d+ to \d+ bytes .*restore it/);
-    expect(text(leecher.last("error"), "message")).toContain("shrank");
+    expect(text(leecher.last("error"), "message")).toMatch(/source.*(shrank|truncated)/);
     expect((await stat(file)).size).toBe(16 * MIB);
   });
 

@@ -17,7 +17,7 @@ test("a leecher ends well if its data streams end before it hears that the sourc
   await makeFile(from, 4 * MIB);
   await using proxy = await startProxy({
     port: relay.port,
-    lateMs: (index) => (index === CONTROL_TO_THE_OTHER_PEER ? 150 : 0),
+    lateMs: (index) => (index === CONTROL_TO_THE_OTHER_PEER ? 80 : 0),
   });
   const { seeder, ticket } = await stage.seed(["--file", from, "--link", "websocket"]);
   const args = ["--file", to, "--link", "websocket"];
