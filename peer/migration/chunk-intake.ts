@@ -7,8 +7,13 @@
 import { MigrationError } from "../errors.ts";
 import type { Channel } from "./channel.ts";
 import type { ChunkReceiver } from "./chunk-receiver.ts";
-import { aborted, Latch } from "./latch.ts";
-import { FAULTS_PER_MESSAGE_MAX, WINDOW_BYTES_MAX, WINDOW_BYTES_MIN } from "./limits.ts";
+import { Latch, sleep } from "./latch.ts";
+import {
+  LAST_WORD_MS,
+  FAULTS_PER_MESSAGE_MAX,
+  WINDOW_BYTES_MAX,
+  WINDOW_BYTES_MIN,
+} from "./limits.ts";
 import { decodeMessage, encodeMessage } from "./messages.ts";
 import type { SealedStream } from "./sealed-stream.ts";
 
@@ -83,8 +88,8 @@ export class ChunkIntake {
       void stored.then(() => underWay.delete(stored));
       if (underWay.size >= STORES_PER_STREAM) await Promise.race(underWay);
     }
-    await aborted(signal);
-    throw signal.reason;
+    await sleep(LAST_WORD_MS, signal);
+    throw new MigrationError("PEER_LOST", "the other peer ended a stream and says no more");
   }
 
   /** What is stored may be sent anew: the window moves on, sized by what the path holds. */

@@ -7,7 +7,8 @@
 import type { ChunkStore } from "../region/region.ts";
 import type { ChunkSet } from "./bitmap.ts";
 import type { Channel } from "./channel.ts";
-import { aborted, Latch } from "./latch.ts";
+import { Latch, sleep } from "./latch.ts";
+import { LAST_WORD_MS } from "./limits.ts";
 import type { Manifest } from "./manifest.ts";
 import { decodeMessage, encodeChunksHeader, ZERO_OFFSET } from "./messages.ts";
 import type { PullSchedule } from "./schedule.ts";
@@ -183,8 +184,8 @@ export class ChunkSender {
           });
       }
     }
-    await aborted(signal);
-    throw signal.reason;
+    await sleep(LAST_WORD_MS, signal);
+    throw new MigrationError("PEER_LOST", "the other peer ended a stream and says no more");
   }
 }
 

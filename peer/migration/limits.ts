@@ -35,3 +35,5 @@ export const CHANNEL_FAILURES_MAX = 5;
 export const REVOKE_COURTESY_MS = 3_000;
 /** How long a leecher that has everything waits for a source that is gone to say farewell. */
 export const FAREWELL_PATIENCE_MS = 10_000;
+/** After the orderly end of a data stream, how long the control stream may take to say why. */
+export const LAST_WORD_MS = 3_000;

@@ -29,6 +29,10 @@ import type { PeerIdentity } from "./peer-identity.ts";
 /** Waits between attempts to come back: doubled up to the longest, with jitter against stampedes. */
 const BACKOFF_FIRST_MS = 200;
 const BACKOFF_MAX_MS = 5_000;
+/** From an open link to the relay's welcome. */
+const WELCOME_MS = 10_000;
+/** How long leaving waits for the relay to have heard the last reports. */
+const GOODBYE_MS = 3_000;
 /** A side that was silent for this long is gone. */
 const SILENCE_MAX_MS = 3 * HEARTBEAT_MS;
 
@@ -189,12 +193,8 @@ export class RelayControl {
     if (this.#stop.signal.aborted) return this.#running;
     const connection = this.#connection;
     if (connection !== undefined) {
-      try {
-        await writeFrame(connection.stream, { kind: "bye" });
-        await connection.stream.end();
-      } catch {
-        // Gone already: there is nobody to say goodbye to.
-      }
+      // The relay ends the stream once it has read everything up to the goodbye; a silent one is not waited for.
+      await Promise.race([sayGoodbye(connection.stream), sleep(GOODBYE_MS)]);
     }
     this.#stop.abort(new ProtocolError("LINK_CLOSED", "this peer left the session"));
     await connection?.link.close("OK", "done");
@@ -267,6 +267,9 @@ export class RelayControl {
   async #connect(): Promise<Connection> {
     const { ticket, identity, dial } = this.#options;
     const link = await dial(this.#stop.signal);
+    const giveUp = (): void => void link.close("DEADLINE_EXCEEDED", "no welcome");
+    const deadline = setTimeout(giveUp, WELCOME_MS);
+    this.#stop.signal.addEventListener("abort", giveUp, { once: true });
     try {
       const stream = await link.openStream();
       const reader = new MessageReader(stream);
@@ -306,6 +309,9 @@ export class RelayControl {
     } catch (error) {
       await link.close("LINK_CLOSED", "join failed");
       throw error;
+    } finally {
+      clearTimeout(deadline);
+      this.#stop.signal.removeEventListener("abort", giveUp);
     }
   }
 
@@ -404,6 +410,16 @@ export class RelayControl {
   #fail(error: unknown): void {
     this.#failure = error;
     for (const waiter of this.#pairingWaiters.splice(0)) waiter.reject(error);
+  }
+}
+
+async function sayGoodbye(stream: ByteStream): Promise<void> {
+  try {
+    await writeFrame(stream, { kind: "bye" });
+    await stream.end();
+    await stream.closed;
+  } catch {
+    // Gone already: there is nobody to say goodbye to.
   }
 }
 
