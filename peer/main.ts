@@ -52,7 +52,8 @@ memferry COMMAND --help tells more. Exit status: 0 done; 1 failed, the source st
 2 usage; 3 failed after the commit, with what to do next.
 `;
 
-process.exitCode = await main(process.argv.slice(2));
+// Everything of ours is closed by then; a transport may still hold a handle for a peer that is gone.
+process.exit(await main(process.argv.slice(2)));
 
 async function main(argv: readonly string[]): Promise<number> {
   const [name, ...rest] = argv;

@@ -122,7 +122,11 @@ export async function leech(args: Arguments, output: Output): Promise<ExitCodeVa
     sessionId: ticket.sessionId,
     secret: ticket.secret,
     keyedHash: (hashKey) => (data) => loadNative().blake3(data, hashKey),
-    prepare: (offer) => place.prepare(offer),
+    prepare: async (offer) => {
+      const destination = await place.prepare(offer);
+      control.sendDescription();
+      return destination;
+    },
     onEvent: (event) => showEvent(output, event),
     ...options,
     ...place.resumeHook(),

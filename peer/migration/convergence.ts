@@ -50,6 +50,8 @@ export function judgeConvergence(
   measurement: RoundMeasurement,
   policy: ConvergencePolicy,
 ): ConvergenceVerdict {
+  // Nothing is left to send: waiting makes no downtime shorter, whatever the round trip is.
+  if (measurement.remainingBytes === 0) return "finalize";
   if (policy.mode === "precopy") {
     if (expectedDowntimeMs(measurement, policy.mode) <= policy.downtimeBudgetMs) return "finalize";
     return measurement.round >= ROUNDS_MAX ? "force" : "continue";
@@ -60,7 +62,6 @@ export function judgeConvergence(
     measurement.sendBytesPerS > 0
       ? (measurement.remainingBytes / measurement.sendBytesPerS) * 1000
       : Number.POSITIVE_INFINITY;
-  if (measurement.remainingBytes === 0) return "finalize";
   // The first pass is the longest, so a second one is always short and always worth it.
   if (measurement.round < 2) return "continue";
   if (transferMs <= policy.downtimeBudgetMs || measurement.round >= HYBRID_ROUNDS_MAX)

@@ -15,6 +15,9 @@ export type LinkChoice = "auto" | "webtransport" | "websocket";
 /** WebTransport's head start: UDP that is filtered shows only as silence. */
 export const WEBSOCKET_DELAY_MS = 300;
 
+/** What is left for WebTransport once WebSocket has failed. */
+const WEBTRANSPORT_ALONE_MS = 3_000;
+
 export interface DialLinkOptions extends DialOptions {
   /** For tests. */
   readonly dials?: { readonly webtransport: Dial; readonly websocket: Dial };
@@ -64,6 +67,8 @@ async function dialBoth(
   }
   clearTimeout(timer);
   const second = dials.websocket(attempt);
+  // Where TCP is refused there is hardly a relay on UDP: it gets a little time, not all of it.
+  second.catch(() => setTimeout(() => losing.abort(), WEBTRANSPORT_ALONE_MS));
   try {
     const link = await Promise.any([first, second]);
     losing.abort();

@@ -167,6 +167,12 @@ export class RelayControl {
     return this.#ask({ kind: "revoke", reason }, signal);
   }
 
+  /** Tells the relay what this peer is, as far as it is known by now. */
+  sendDescription(): void {
+    const describe = this.#options.describe?.();
+    if (describe !== undefined) this.#report({ kind: "describe", ...describe });
+  }
+
   reportPhase(state: SessionState, reason = ""): void {
     this.#report({ kind: "phase", state, reason });
   }
@@ -197,8 +203,9 @@ export class RelayControl {
       await Promise.race([sayGoodbye(connection.stream), sleep(GOODBYE_MS)]);
     }
     this.#stop.abort(new ProtocolError("LINK_CLOSED", "this peer left the session"));
-    await connection?.link.close("OK", "done");
-    await this.#running;
+    const closing = Promise.all([connection?.link.close("OK", "done"), this.#running]);
+    // A link whose other end is gone may take its time; nobody needs to see it.
+    await Promise.race([closing, sleep(GOODBYE_MS)]);
   }
 
   async #ask(frame: PeerToRelayFrame, signal?: AbortSignal): Promise<Ownership> {
@@ -303,8 +310,7 @@ export class RelayControl {
       this.#heardAtMs = performance.now();
       const connection = { link, stream, welcome: frame, reader };
       this.#connection = connection;
-      const describe = this.#options.describe?.();
-      if (describe !== undefined) this.#report({ kind: "describe", ...describe });
+      this.sendDescription();
       return connection;
     } catch (error) {
       await link.close("LINK_CLOSED", "join failed");
