@@ -36,6 +36,18 @@ export class Arrivals<T> {
 
 let shared: Promise<RelayCertificate> | undefined;
 
+const folders: string[] = [];
+const removeFolders = (): void => {
+  for (const folder of folders.splice(0)) rmSync(folder, { recursive: true, force: true });
+};
+if (process.env["VITEST"] === undefined) {
+  process.once("exit", removeFolders);
+} else {
+  // Not at the process' exit: a worker of the test runner is stopped before that.
+  const { afterAll } = await import("vitest");
+  afterAll(removeFolders);
+}
+
 /**
  * One for the whole process. On Deno the servers of a process share the keys of TLS session tickets: a
  * client that resumes a session with another of them sees the certificate of the first.
@@ -47,7 +59,7 @@ export function testCertificate(): Promise<RelayCertificate> {
 
 async function makeTestCertificate(): Promise<RelayCertificate> {
   const directory = await mkdtemp(join(tmpdir(), "memferry-certificate-"));
-  process.once("exit", () => rmSync(directory, { recursive: true, force: true }));
+  folders.push(directory);
   return ensureCertificate({ directory, hosts: ["127.0.0.1", "localhost"] });
 }
 

@@ -13,7 +13,7 @@ import { tmpdir } from "node:os";
 import path from "node:path";
 import type { Readable } from "node:stream";
 
-import { onTestFinished } from "vitest";
+import { afterAll, onTestFinished } from "vitest";
 
 import { loadNative } from "../../../native/index.ts";
 import type { FuseMount, NativeAddon, NativeRegion, RegionOptions } from "../../../native/index.ts";
@@ -57,12 +57,17 @@ export function requireMount(): Requirement {
 export { isRoot };
 
 let built: string | undefined;
+let builtIn: string | undefined;
+// Not at the process' exit: a worker of the test runner is stopped before that.
+afterAll(() => {
+  if (builtIn !== undefined) rmSync(builtIn, { recursive: true, force: true });
+});
 
 /** Compiles `client.c`, once; undefined where there is no compiler. */
 function client(): string | undefined {
   if (built !== undefined) return built;
   const folder = mkdtempSync(path.join(tmpdir(), "memferry-client-"));
-  process.once("exit", () => rmSync(folder, { recursive: true, force: true }));
+  builtIn = folder;
   const program = path.join(folder, "client");
   try {
     const source = path.join(import.meta.dirname, "client.c");
