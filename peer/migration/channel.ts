@@ -11,7 +11,8 @@ import type { LinkKind } from "../../relay/protocol/stream.ts";
 import type { ByteStream } from "../../relay/protocol/stream.ts";
 import { MigrationError } from "../errors.ts";
 import type { RttMeter } from "../net/rtt-meter.ts";
-import { sleep } from "./latch.ts";
+import { sleep } from "../sleep.ts";
+
 import {
   leecherHandshake,
   seederHandshake,

@@ -7,7 +7,8 @@
 import { MigrationError } from "../errors.ts";
 import type { Channel } from "./channel.ts";
 import type { ChunkReceiver } from "./chunk-receiver.ts";
-import { Latch, sleep } from "./latch.ts";
+import { sleep } from "../sleep.ts";
+import { Latch } from "./latch.ts";
 import {
   LAST_WORD_MS,
   FAULTS_PER_MESSAGE_MAX,

@@ -7,7 +7,8 @@
 import type { ChunkStore } from "../region/region.ts";
 import type { ChunkSet } from "./bitmap.ts";
 import type { Channel } from "./channel.ts";
-import { Latch, sleep } from "./latch.ts";
+import { sleep } from "../sleep.ts";
+import { Latch } from "./latch.ts";
 import { LAST_WORD_MS } from "./limits.ts";
 import type { Manifest } from "./manifest.ts";
 import { decodeMessage, encodeChunksHeader, ZERO_OFFSET } from "./messages.ts";

@@ -7,7 +7,7 @@
  * @module
  */
 import type { Destination } from "./destination.ts";
-import { sleep } from "./latch.ts";
+import { sleep } from "../sleep.ts";
 
 /** How often the first served read is looked for. */
 const POLL_MS = 2;

@@ -3,6 +3,11 @@
  *
  * @module
  */
+import { sleep } from "../sleep.ts";
+
+const BACKOFF_BASE_MS = 50;
+const BACKOFF_MAX_MS = 5_000;
+
 export class Latch {
   #waiters: (() => void)[] = [];
 
@@ -37,21 +42,6 @@ export class Latch {
   }
 }
 
-/** @throws the signal's reason */
-export async function sleep(ms: number, signal: AbortSignal): Promise<void> {
-  signal.throwIfAborted();
-  await new Promise<void>((resolve) => {
-    const done = (): void => {
-      clearTimeout(timer);
-      signal.removeEventListener("abort", done);
-      resolve();
-    };
-    const timer = setTimeout(done, ms);
-    signal.addEventListener("abort", done, { once: true });
-  });
-  signal.throwIfAborted();
-}
-
 /** Resolves when the signal aborts. */
 export function aborted(signal: AbortSignal): Promise<void> {
   return new Promise((resolve) => {
@@ -72,4 +62,11 @@ export async function withDeadline(
 ): Promise<void> {
   const deadline = AbortSignal.timeout(deadlineMs);
   await work?.(over === undefined ? deadline : AbortSignal.any([deadline, over]));
+}
+
+/** The wait before the next channel, longer with each failure in a row; ends early with the migration. */
+export async function backOff(failures: number, over: AbortSignal): Promise<void> {
+  const delayMs = Math.min(BACKOFF_BASE_MS * 2 ** failures, BACKOFF_MAX_MS);
+  // Whoever waits looks at the signal next.
+  await sleep(delayMs, over).catch(() => undefined);
 }

@@ -26,7 +26,8 @@ import { DowntimeMeter } from "./downtime-meter.ts";
 import type { MigrationOutcome, MigrationProgress, MigrationTotals, Phase } from "./events.ts";
 import type { LeecherOptions } from "./leecher-options.ts";
 import { finalizedOf, type LeecherSnapshot } from "./leecher-snapshot.ts";
-import { Latch, sleep } from "./latch.ts";
+import { sleep } from "../sleep.ts";
+import { backOff, Latch } from "./latch.ts";
 import {
   CHANNEL_FAILURES_MAX,
   FAREWELL_PATIENCE_MS,
@@ -215,7 +216,7 @@ export class Leecher {
         if (++failures >= CHANNEL_FAILURES_MAX && this.#destination === undefined) throw error;
         if (this.#committed) session.reportPhase("paused");
         this.#options.onEvent?.({ event: "phase", phase: "paused", detail: messageOf(error) });
-        await sleep(Math.min(50 * 2 ** failures, 5_000), this.#over.signal).catch(() => undefined);
+        await backOff(failures, this.#over.signal);
       } finally {
         if (this.#channel !== undefined) this.#wireBytes += this.#channel.wireBytes();
         this.#channel = undefined;

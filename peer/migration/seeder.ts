@@ -29,7 +29,8 @@ import type {
   Phase,
 } from "./events.ts";
 import { IndexReporter } from "./index-reporter.ts";
-import { aborted, Latch, sleep, withDeadline } from "./latch.ts";
+import { sleep } from "../sleep.ts";
+import { aborted, backOff, Latch, withDeadline } from "./latch.ts";
 import { CHANNEL_FAILURES_MAX, HOOK_DEADLINE_MS, REVOKE_COURTESY_MS } from "./limits.ts";
 import { hashInto, Manifest, type KeyedHash } from "./manifest.ts";
 import type { Message } from "./messages.ts";
@@ -213,7 +214,7 @@ export class Seeder {
         this.#lostChannel(error);
         if (!isTransient(error) && !this.#committed) throw error;
         if (++failures >= CHANNEL_FAILURES_MAX && !this.#suspended) throw error;
-        await sleep(Math.min(50 * 2 ** failures, 5_000), this.#over.signal).catch(() => undefined);
+        await backOff(failures, this.#over.signal);
       } finally {
         if (this.#channel !== undefined) this.#wireBytes += this.#channel.wireBytes();
         this.#channel = undefined;

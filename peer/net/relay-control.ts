@@ -23,6 +23,7 @@ import type { ByteStream, LinkKind } from "../../relay/protocol/stream.ts";
 import type { Ticket } from "../../relay/protocol/ticket.ts";
 import { PROTOCOL_MAJOR, PROTOCOL_MINOR } from "../../relay/protocol/version.ts";
 import type { Link } from "./link.ts";
+import { sleep } from "../sleep.ts";
 import { RttMeter } from "./rtt-meter.ts";
 import type { PeerIdentity } from "./peer-identity.ts";
 
@@ -436,22 +437,4 @@ function isFatal(error: unknown): boolean {
     typeof error.code === "string" &&
     FATAL_CODES.has(error.code)
   );
-}
-
-function sleep(ms: number, signal?: AbortSignal): Promise<void> {
-  return new Promise((resolve, reject) => {
-    if (signal?.aborted === true) {
-      reject(signal.reason);
-      return;
-    }
-    const onAbort = (): void => {
-      clearTimeout(timer);
-      reject(signal?.reason);
-    };
-    const timer = setTimeout(() => {
-      signal?.removeEventListener("abort", onAbort);
-      resolve();
-    }, ms);
-    signal?.addEventListener("abort", onAbort, { once: true });
-  });
 }
