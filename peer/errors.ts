@@ -25,6 +25,8 @@ export type MigrationErrorCode =
   | "PEER_FAILED"
   | "RELAY_LOST"
   | "RESUME_INVALID"
+  | "JOURNAL_INVALID"
+  | "JOURNAL_FAILED"
   | "USAGE";
 
 export class MigrationError extends Error {
@@ -77,6 +79,8 @@ const PUBLIC_REASONS: Readonly<Record<MigrationErrorCode, string>> = {
   PEER_FAILED: "the other peer failed",
   RELAY_LOST: "the relay was lost",
   RESUME_INVALID: "there was nothing to go on with",
+  JOURNAL_INVALID: "a journal is damaged",
+  JOURNAL_FAILED: "a journal cannot be written",
   USAGE: "a peer was started wrongly",
 };
 

@@ -14,9 +14,9 @@ import type { RttMeter } from "../net/rtt-meter.ts";
 import { sleep } from "../sleep.ts";
 
 import {
-  leecherHandshake,
-  seederHandshake,
+  hpkeHandshake,
   type ChannelKeys,
+  type Handshake,
   type HandshakeContext,
 } from "./handshake.ts";
 import {
@@ -86,9 +86,10 @@ export class MessageChannel {
 export function openSeederChannel(
   network: ChannelNetwork,
   context: HandshakeContext,
+  handshake: Handshake = hpkeHandshake,
 ): Promise<Channel> {
   return openChannel(network, "seeder", (stream, reader) =>
-    seederHandshake(stream, reader, context),
+    handshake.seeder(stream, reader, context),
   );
 }
 
@@ -96,9 +97,10 @@ export function openSeederChannel(
 export function openLeecherChannel(
   network: ChannelNetwork,
   context: HandshakeContext & { readonly dataStreams: number },
+  handshake: Handshake = hpkeHandshake,
 ): Promise<Channel> {
   return openChannel(network, "leecher", (stream, reader) =>
-    leecherHandshake(stream, reader, context),
+    handshake.leecher(stream, reader, context),
   );
 }
 

@@ -56,6 +56,23 @@ export interface HandshakeContext {
   readonly features: number;
 }
 
+/** How the two sides agree on keys. */
+export interface Handshake {
+  leecher(
+    stream: ByteStream,
+    reader: MessageReader,
+    context: HandshakeContext & { readonly dataStreams: number },
+  ): Promise<ChannelKeys>;
+  seeder(
+    stream: ByteStream,
+    reader: MessageReader,
+    context: HandshakeContext,
+  ): Promise<ChannelKeys>;
+}
+
+/** The one that peers use. */
+export const hpkeHandshake: Handshake = { leecher: leecherHandshake, seeder: seederHandshake };
+
 const suite = new CipherSuite({
   kem: new DhkemX25519HkdfSha256(),
   kdf: new HkdfSha256(),

@@ -37,3 +37,11 @@ export const REVOKE_COURTESY_MS = 3_000;
 export const FAREWELL_PATIENCE_MS = 10_000;
 /** After the orderly end of a data stream, how long the control stream may take to say why. */
 export const LAST_WORD_MS = 3_000;
+/** Regions that migrate together. */
+export const REGIONS_MAX = 64;
+/** Chunks of all regions together: what is kept per chunk stays within the memory of a process. */
+export const CHUNKS_MAX = 1 << 28;
+/** Hashes of one `knows` message. */
+export const KNOWS_CHUNKS_MAX = 1_024;
+/** Epochs that a seeder may use before it must write its journal again. */
+export const EPOCHS_RESERVED = 4_096;

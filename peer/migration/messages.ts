@@ -15,16 +15,33 @@ import {
   TEXT_BYTES_MAX,
 } from "../../relay/protocol/limits.ts";
 import { MigrationError } from "../errors.ts";
-import { BITMAP_PAGE_BYTES, BATCH_CHUNKS_MAX, FAULTS_PER_MESSAGE_MAX } from "./limits.ts";
+import {
+  BITMAP_PAGE_BYTES,
+  BATCH_CHUNKS_MAX,
+  CHUNKS_MAX,
+  FAULTS_PER_MESSAGE_MAX,
+  KNOWS_CHUNKS_MAX,
+  REGIONS_MAX,
+} from "./limits.ts";
 
-/** Seeder: the region that is offered. */
+/** One of the regions that migrate together. */
+export interface OfferedRegion {
+  readonly name: string;
+  readonly bytes: number;
+}
+
+/** Seeder: what is offered. Chunks are numbered through all regions in order; each begins with a new chunk. */
 export interface OfferMessage {
   readonly kind: "offer";
-  readonly regionName: string;
-  readonly regionBytes: number;
+  readonly regions: readonly OfferedRegion[];
   readonly chunkBytes: number;
-  /** 32 bytes: the key of every chunk hash of this region. */
+  /** 32 bytes: the key of every chunk hash. */
   readonly hashKey: Uint8Array;
+  /**
+   * 0, or the epoch whose dirty set takes the place of all before it: the seeder was started again and what it
+   * knew of them is lost.
+   */
+  readonly folded: number;
 }
 
 export const MODES = ["hybrid", "precopy", "postcopy"] as const;
@@ -63,7 +80,18 @@ export interface HaveMessage extends BitmapPage {
   readonly kind: "have";
 }
 
-/** Leecher: all `have` pages are sent; everything else is wanted. */
+/**
+ * Leecher: what stands in chunks from `first` on, though it cannot say of which epoch it is. The seeder answers a
+ * chunk that still hashes to this by its hash alone (`SAME_OFFSET`).
+ */
+export interface KnowsMessage {
+  readonly kind: "knows";
+  readonly first: number;
+  /** 32 bytes per chunk; all zeros: unknown. */
+  readonly hashes: Uint8Array;
+}
+
+/** Leecher: all `have` and `knows` pages are sent; everything that it does not have is wanted. */
 export interface WantMessage {
   readonly kind: "want";
   /** The last epoch whose dirty set was acknowledged. */
@@ -161,7 +189,7 @@ export interface ChunksMessage {
   /** The epoch in which they were read: they hold every write of earlier epochs. */
   readonly epoch: number;
   readonly indexes: Uint32Array;
-  /** Where each chunk starts in `payload`; `ZERO_OFFSET` for a chunk of zeros, which has no bytes. */
+  /** Where each chunk starts in `payload`; `ZERO_OFFSET` and `SAME_OFFSET` have no bytes. */
   readonly offsets: Uint32Array;
   readonly hashes: Uint8Array;
   readonly payload: Uint8Array;
@@ -173,6 +201,7 @@ export type Message =
   | TrackMessage
   | TrackingMessage
   | HaveMessage
+  | KnowsMessage
   | WantMessage
   | CreditMessage
   | DirtyMessage
@@ -189,7 +218,10 @@ export type Message =
   | PongMessage
   | ChunksMessage;
 
+/** A chunk of zeros. */
 export const ZERO_OFFSET = 0xffff_ffff;
+/** A chunk of which the leecher said by `knows` that it has these very bytes. */
+export const SAME_OFFSET = 0xffff_fffe;
 
 const HASH_KEY_BYTES = 32;
 /** `u32 index, u32 offset, 32 bytes of hash`. */
@@ -213,23 +245,10 @@ const codecs: Codecs = {
   offer: {
     number: 1,
     encode: (m, w) => {
-      w.text(m.regionName, TEXT_BYTES_MAX).u53(m.regionBytes).u32(m.chunkBytes).bytes(m.hashKey);
+      w.u32(m.chunkBytes).bytes(m.hashKey).u32(m.folded).u8(m.regions.length);
+      for (const { name, bytes } of m.regions) w.text(name, TEXT_BYTES_MAX).u53(bytes);
     },
-    decode: (r) => {
-      const regionName = r.text(TEXT_BYTES_MAX);
-      const regionBytes = within(r.u53(), 1, REGION_BYTES_MAX, "region bytes");
-      const chunkBytes = within(r.u32(), CHUNK_BYTES_MIN, CHUNK_BYTES_MAX, "chunk bytes");
-      if ((chunkBytes & (chunkBytes - 1)) !== 0) throw malformed(`chunk bytes ${chunkBytes}`);
-      if (regionBytes / chunkBytes > 0xffff_fffe)
-        throw malformed("more chunks than 32 bits number");
-      return {
-        kind: "offer",
-        regionName,
-        regionBytes,
-        chunkBytes,
-        hashKey: r.bytes(HASH_KEY_BYTES),
-      };
-    },
+    decode: decodeOffer,
   },
   accept: {
     number: 2,
@@ -255,6 +274,17 @@ const codecs: Codecs = {
     number: 6,
     encode: (m, w) => w.u32(m.epoch),
     decode: (r) => ({ kind: "want", epoch: r.u32() }),
+  },
+  knows: {
+    number: 22,
+    encode: (m, w) => w.u32(m.first).bytes(m.hashes),
+    decode: (r) => {
+      const first = r.u32();
+      const hashes = r.rest();
+      const count = within(hashes.length / HASH_BYTES, 1, KNOWS_CHUNKS_MAX, "hash count");
+      if (!Number.isInteger(count)) throw malformed("a hash is cut short");
+      return { kind: "knows", first, hashes };
+    },
   },
   credit: {
     number: 7,
@@ -401,6 +431,28 @@ export function encodeChunksHeader(message: Omit<ChunksMessage, "kind" | "payloa
   }
   bytes.set(message.hashes, offset);
   return bytes;
+}
+
+function decodeOffer(r: ByteReader): OfferMessage {
+  const chunkBytes = within(r.u32(), CHUNK_BYTES_MIN, CHUNK_BYTES_MAX, "chunk bytes");
+  if ((chunkBytes & (chunkBytes - 1)) !== 0) throw malformed(`chunk bytes ${chunkBytes}`);
+  const hashKey = r.bytes(HASH_KEY_BYTES);
+  const folded = r.u32();
+  const count = within(r.u8(), 1, REGIONS_MAX, "region count");
+  const regions: OfferedRegion[] = [];
+  let [bytesTotal, chunksTotal] = [0, 0];
+  for (let i = 0; i < count; i++) {
+    const name = r.text(TEXT_BYTES_MAX);
+    const bytes = within(r.u53(), 1, REGION_BYTES_MAX, "region bytes");
+    if (regions.some((region) => region.name === name)) throw malformed("two regions of one name");
+    bytesTotal += bytes;
+    chunksTotal += Math.ceil(bytes / chunkBytes);
+    regions.push({ name, bytes });
+  }
+  within(bytesTotal, 1, REGION_BYTES_MAX, "bytes of all regions");
+  // Above are the offsets with a meaning of their own, and bitmaps of this many bits stay below 256 MiB.
+  within(chunksTotal, 1, CHUNKS_MAX, "chunk count");
+  return { kind: "offer", regions, chunkBytes, hashKey, folded };
 }
 
 function decodeChunks(reader: ByteReader): ChunksMessage {

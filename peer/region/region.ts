@@ -1,12 +1,55 @@
 /**
- * A region as the migration sees it.
+ * What migrates, as the migration sees it: one region or several, in one numbering of chunks.
+ *
+ * Regions that migrate together stand one after another in it, each beginning with a new chunk. So a dirty set, a
+ * manifest, an epoch and a commit are those of all of them, and nothing can be handed over in part.
  *
  * @module
  */
 import type { NativeRegion } from "../../native/index.ts";
 
-/** The part of the addon's region that moves chunks; see `native/types.ts` for each promise. */
-export type ChunkStore = Pick<
+/** One region's place among the chunks. */
+export interface RegionSlice {
+  readonly name: string;
+  readonly bytes: number;
+  readonly firstChunk: number;
+  readonly chunkCount: number;
+}
+
+/** Lays regions out one after another. */
+export function sliceRegions(
+  regions: readonly { readonly name: string; readonly bytes: number }[],
+  chunkBytes: number,
+): RegionSlice[] {
+  let firstChunk = 0;
+  return regions.map(({ name, bytes }) => {
+    const slice = { name, bytes, firstChunk, chunkCount: Math.ceil(bytes / chunkBytes) };
+    firstChunk += slice.chunkCount;
+    return slice;
+  });
+}
+
+/** Bytes of a chunk: the last one of each region may be short. */
+export function lengthOfChunk(
+  slices: readonly RegionSlice[],
+  chunkBytes: number,
+  index: number,
+): number {
+  const slice = sliceOfChunk(slices, index);
+  return Math.min(chunkBytes, slice.bytes - (index - slice.firstChunk) * chunkBytes);
+}
+
+/** The region that a chunk is of. @throws RangeError past the last chunk */
+export function sliceOfChunk(slices: readonly RegionSlice[], index: number): RegionSlice {
+  for (const slice of slices) if (index < slice.firstChunk + slice.chunkCount) return slice;
+  throw new RangeError(`chunk ${index} is past the last one`);
+}
+
+/**
+ * The part of the addon's region that moves chunks, over all regions; see `native/types.ts` for each promise.
+ * `bytes` is their sum; buffers have a slot of `chunkBytes` per chunk, whatever the chunk's length.
+ */
+export interface ChunkStore extends Pick<
   NativeRegion,
   | "bytes"
   | "chunkBytes"
@@ -20,7 +63,11 @@ export type ChunkStore = Pick<
   | "quiesce"
   | "stats"
   | "retryFaults"
->;
+> {
+  readonly regions: readonly RegionSlice[];
+  /** Bytes of a chunk: the last one of each region may be short. */
+  chunkLength(index: number): number;
+}
 
 /**
  * The hash of a chunk as it was last sent; `undefined` if it never was or is being sent now, so that nobody can
