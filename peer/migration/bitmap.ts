@@ -7,6 +7,13 @@
 import { BITMAP_PAGE_BYTES } from "./limits.ts";
 import type { BitmapPage } from "./messages.ts";
 
+/** How many bits each byte has. */
+const BITS_SET = Uint8Array.from({ length: 256 }, (_, byte) => {
+  let count = 0;
+  for (let rest = byte; rest > 0; rest >>>= 1) count += rest & 1;
+  return count;
+});
+
 export class ChunkSet {
   readonly chunkCount: number;
   readonly #bits: Uint8Array;
@@ -86,6 +93,17 @@ export class ChunkSet {
       byte = this.#bits[byteIndex] ?? 0;
     }
     return byteIndex * 8 + (31 - Math.clz32(byte & -byte));
+  }
+
+  /** Members among `chunkCount` chunks from `first` on. */
+  count(first: number, chunkCount: number): number {
+    let count = 0;
+    const end = first + chunkCount;
+    let index = first;
+    for (; index < end && (index & 7) !== 0; index++) if (this.has(index)) count++;
+    for (; index + 8 <= end; index += 8) count += BITS_SET[this.#bits[index >>> 3] ?? 0] ?? 0;
+    for (; index < end; index++) if (this.has(index)) count++;
+    return count;
   }
 
   *[Symbol.iterator](): Generator<number> {

@@ -9,7 +9,7 @@
 import { MessageReader } from "../../relay/protocol/message-stream.ts";
 import type { LinkKind } from "../../relay/protocol/stream.ts";
 import type { ByteStream } from "../../relay/protocol/stream.ts";
-import { MigrationError } from "../errors.ts";
+import { MigrationError, publicReason } from "../errors.ts";
 import type { RttMeter } from "../net/rtt-meter.ts";
 import { sleep } from "../sleep.ts";
 
@@ -24,6 +24,8 @@ import {
   DATA_MESSAGE_BYTES_MAX,
   HANDSHAKE_DEADLINE_MS,
 } from "./limits.ts";
+import type { MigrationOutcome } from "./events.ts";
+import { aborted } from "./latch.ts";
 import { decodeMessage, encodeMessage, type Message } from "./messages.ts";
 import { SealedStream } from "./sealed-stream.ts";
 
@@ -35,6 +37,8 @@ export interface ChannelNetwork {
 }
 
 const PING_INTERVAL_MS = 1_000;
+/** How long the other side has to read the last word. */
+const FAREWELL_MS = 2_000;
 const CONTROL_STREAM = 0;
 const URGENT_STREAM = 1;
 const FIRST_DATA_STREAM = 2;
@@ -178,6 +182,23 @@ async function openChannel(
     throw error;
   } finally {
     clearTimeout(deadline);
+  }
+}
+
+/** Says the last word about the migration and waits until the other side has had time to read it. */
+export async function sayFarewell(
+  channel: Channel,
+  outcome: MigrationOutcome | undefined,
+): Promise<void> {
+  try {
+    if (outcome !== undefined && "error" in outcome) {
+      await channel.control.send({ kind: "abort", reason: publicReason(outcome.error) });
+    }
+    await channel.endControl();
+    // The other side closes when it has read it.
+    await Promise.race([aborted(channel.lost), sleep(FAREWELL_MS, channel.lost)]);
+  } catch {
+    // The channel is lost: the other side learns the outcome from the relay.
   }
 }
 

@@ -13,10 +13,17 @@ import { HASH_BYTES } from "../../relay/protocol/frame.ts";
 import { MigrationError } from "../errors.ts";
 import type { ChunkStore } from "../region/region.ts";
 import { ChunkSet } from "./bitmap.ts";
-import { chunkLength } from "./chunk-sender.ts";
 import { Latch } from "./latch.ts";
 import type { Manifest } from "./manifest.ts";
-import { ZERO_OFFSET, type BitmapPage, type ChunksMessage } from "./messages.ts";
+import { BATCH_BYTES, KNOWS_CHUNKS_MAX } from "./limits.ts";
+import {
+  SAME_OFFSET,
+  ZERO_OFFSET,
+  type BitmapPage,
+  type ChunksMessage,
+  type KnowsMessage,
+} from "./messages.ts";
+import type { KeptChunks } from "./destination.ts";
 import { RateMeter } from "./rate-meter.ts";
 
 export class ChunkReceiver {
@@ -32,6 +39,8 @@ export class ChunkReceiver {
   readonly #mismatched: ChunkSet;
   readonly #rate = new RateMeter();
   readonly #settled = new Latch();
+  /** What stood in chunks at the start, 32 bytes each; all zeros: unknown. Empty: nothing was here. */
+  #heldHashes: Uint8Array = new Uint8Array(0);
   #storesInFlight = 0;
   #ifAbsent = false;
   #switching: Promise<void> | undefined;
@@ -80,18 +89,50 @@ export class ChunkReceiver {
     return this.#settled;
   }
 
-  /** Takes up where an earlier receiver ended, after the commit: these chunks are here and the workload's. */
-  restore(ready: ChunkSet, hashes: Uint8Array, epoch: number): void {
+  /** What an earlier process left in chunks that are not the workload's: the source may say that it is current. */
+  hold(hashes: Uint8Array): void {
+    this.#heldHashes = hashes;
+  }
+
+  /** Takes up where an earlier receiver ended, after the commit at `epoch`: present chunks are the workload's. */
+  restore(kept: KeptChunks, epoch: number): void {
+    const present = ChunkSet.from(kept.present, this.#region.chunkCount);
     this.#needed.fill(epoch + 1);
-    for (const index of ready) {
+    for (const index of present) {
       this.#submitted[index] = epoch + 1;
       this.#ready.add(index);
       this.#received.add(index);
-      const hash = hashes.subarray(index * HASH_BYTES, (index + 1) * HASH_BYTES);
-      this.#manifest.set(index, epoch + 1, hash);
+      this.#manifest.set(index, epoch + 1, hashAt(kept.presentHashes, index));
     }
-    this.#region.setPresent(ready.toBits());
+    this.hold(kept.heldHashes);
+    this.#region.setPresent(kept.present);
     this.#ifAbsent = true;
+  }
+
+  /** The source was started again: no copy of `epoch` or before counts any more. */
+  fold(epoch: number): void {
+    for (let index = 0; index < this.#region.chunkCount; index++) this.#stale(index, epoch);
+  }
+
+  /** Content of chunks that are not ready, as far as it is known. */
+  *knowsPages(): Generator<KnowsMessage> {
+    const { chunkCount } = this.#region;
+    for (let first = 0; first < chunkCount; first += KNOWS_CHUNKS_MAX) {
+      const count = Math.min(KNOWS_CHUNKS_MAX, chunkCount - first);
+      const hashes = new Uint8Array(count * HASH_BYTES);
+      for (let i = 0; i < count; i++) {
+        if (this.#ready.has(first + i)) continue;
+        const hash = this.#contentHash(first + i);
+        if (hash !== undefined) hashes.set(hash, i * HASH_BYTES);
+      }
+      if (hashes.some((byte) => byte !== 0)) yield { kind: "knows", first, hashes };
+    }
+  }
+
+  /** What was stored last, or else held; it may have been replaced since, so whoever relies on it reads it. */
+  #contentHash(index: number): Uint8Array | undefined {
+    if (this.#received.has(index)) return this.#manifest.hash(index);
+    return this.#heldHashes.length === 0 ? undefined : hashAt(this.#heldHashes, index);
   }
 
   /** Resolves when no store is under way. */
@@ -146,12 +187,14 @@ export class ChunkReceiver {
     const { chunkCount } = this.#region;
     const dirty = new ChunkSet(chunkCount);
     dirty.addPage(page);
-    for (const index of dirty) {
-      if ((this.#needed[index] ?? 0) > epoch) continue;
-      this.#needed[index] = epoch + 1;
-      if ((this.#submitted[index] ?? 0) <= epoch) this.#ready.delete(index);
-      this.#manifest.invalidate(index, epoch);
-    }
+    for (const index of dirty) this.#stale(index, epoch);
+  }
+
+  #stale(index: number, epoch: number): void {
+    if ((this.#needed[index] ?? 0) > epoch) return;
+    this.#needed[index] = epoch + 1;
+    if ((this.#submitted[index] ?? 0) <= epoch) this.#ready.delete(index);
+    this.#manifest.invalidate(index, epoch);
   }
 
   /**
@@ -165,14 +208,15 @@ export class ChunkReceiver {
     const region = this.#region;
     const tag = message.epoch;
     const kept: number[] = [];
+    const same: number[] = [];
     for (let i = 0; i < message.indexes.length; i++) {
       const index = message.indexes[i] ?? 0;
       const offset = message.offsets[i] ?? 0;
       if (index >= region.chunkCount) {
         throw new MigrationError("MESSAGE_MALFORMED", `chunk ${index} is past the region's end`);
       }
-      const length = offset === ZERO_OFFSET ? 0 : chunkLength(region, index);
-      if (offset !== ZERO_OFFSET && offset + length > message.payload.length) {
+      const hasBytes = offset !== ZERO_OFFSET && offset !== SAME_OFFSET;
+      if (hasBytes && offset + region.chunkLength(index) > message.payload.length) {
         throw new MigrationError("MESSAGE_MALFORMED", `chunk ${index} is not in its message`);
       }
       const [needed, submitted] = [this.#needed[index] ?? 0, this.#submitted[index] ?? 0];
@@ -181,10 +225,20 @@ export class ChunkReceiver {
       // by its tag alone, must not take its place while it is being stored.
       if (this.#ifAbsent && submitted >= needed) continue;
       this.#submitted[index] = tag;
-      kept.push(i);
+      (offset === SAME_OFFSET ? same : kept).push(i);
     }
     this.#rate.add(message.payload.length);
     const again = kept.length === 0 ? [] : await this.#store(message, kept, tag);
+    if (same.length > 0) {
+      // In flight as a whole: the switch-over must not fall between its reads and its stores.
+      this.#storesInFlight++;
+      try {
+        again.push(...(await this.#storeSame(message, same)));
+      } finally {
+        this.#storesInFlight--;
+        this.#settled.notify();
+      }
+    }
     this.#payloadBytes += message.payload.length;
     return again;
   }
@@ -201,6 +255,43 @@ export class ChunkReceiver {
     this.#region.setPresent(this.#ready.toBits());
     this.#ifAbsent = true;
     this.#switching = undefined;
+  }
+
+  /**
+   * Stores again what is here already, so that it is verified, marked and recorded like every other copy.
+   *
+   * @returns Chunks whose bytes are others by now: to be asked for.
+   */
+  async #storeSame(message: ChunksMessage, same: readonly number[]): Promise<number[]> {
+    const region = this.#region;
+    const batchChunks = Math.max(1, Math.floor(BATCH_BYTES / region.chunkBytes));
+    const again: number[] = [];
+    for (let start = 0; start < same.length; start += batchChunks) {
+      const batch = same.slice(start, start + batchChunks);
+      const indexes = Uint32Array.from(batch, (i) => message.indexes[i] ?? 0);
+      const offsets = Uint32Array.from(batch, (_, slot) => slot * region.chunkBytes);
+      const hashes = gatherHashes(message, batch);
+      const payload = new Uint8Array(batch.length * region.chunkBytes);
+      const found = await region.read(indexes, payload).catch((error: unknown) => {
+        throw storeError(error);
+      });
+      const equal: number[] = [];
+      for (let slot = 0; slot < batch.length; slot++) {
+        const index = indexes[slot] ?? 0;
+        // A newer copy was handed in during the read: it decides.
+        if (this.#submitted[index] !== message.epoch) continue;
+        if (Buffer.compare(hashAt(found.hashes, slot), hashAt(hashes, slot)) === 0) {
+          equal.push(slot);
+          continue;
+        }
+        this.#submitted[index] = 0;
+        again.push(index);
+      }
+      if (equal.length === 0) continue;
+      const copy: ChunksMessage = { ...message, indexes, offsets, hashes, payload };
+      again.push(...(await this.#store(copy, equal, message.epoch)));
+    }
+    return again;
   }
 
   async #store(message: ChunksMessage, kept: readonly number[], tag: number): Promise<number[]> {
@@ -253,7 +344,7 @@ export class ChunkReceiver {
       if (outcomes[i] === StoreOutcome.skipped) continue;
       // A newer copy was handed in meanwhile: it decides.
       if (this.#submitted[index] !== tag) continue;
-      this.#manifest.set(index, tag, hashes.subarray(i * HASH_BYTES, (i + 1) * HASH_BYTES));
+      this.#manifest.set(index, tag, hashAt(hashes, i));
       if (offsets[i] === ZERO_OFFSET) this.#zeroChunks++;
       this.#received.add(index);
       if (tag >= (this.#needed[index] ?? 0)) this.#ready.add(index);
@@ -262,12 +353,14 @@ export class ChunkReceiver {
   }
 }
 
+function hashAt(hashes: Uint8Array, position: number): Uint8Array {
+  return hashes.subarray(position * HASH_BYTES, (position + 1) * HASH_BYTES);
+}
+
 function gatherHashes(message: ChunksMessage, kept: readonly number[]): Uint8Array {
   if (kept.length === message.indexes.length) return message.hashes;
   const hashes = new Uint8Array(kept.length * HASH_BYTES);
-  kept.forEach((i, at) => {
-    hashes.set(message.hashes.subarray(i * HASH_BYTES, (i + 1) * HASH_BYTES), at * HASH_BYTES);
-  });
+  kept.forEach((i, at) => hashes.set(hashAt(message.hashes, i), at * HASH_BYTES));
   return hashes;
 }
 

@@ -11,7 +11,7 @@ import { sleep } from "../sleep.ts";
 import { Latch } from "./latch.ts";
 import { LAST_WORD_MS } from "./limits.ts";
 import type { Manifest } from "./manifest.ts";
-import { decodeMessage, encodeChunksHeader, ZERO_OFFSET } from "./messages.ts";
+import { decodeMessage, encodeChunksHeader, SAME_OFFSET, ZERO_OFFSET } from "./messages.ts";
 import type { PullSchedule } from "./schedule.ts";
 import type { SealedStream } from "./sealed-stream.ts";
 import { HASH_BYTES } from "../../relay/protocol/frame.ts";
@@ -28,6 +28,8 @@ export interface ChunkSenderOptions {
   readonly reading: ChunkSet;
   /** The epoch of dirty tracking now: the tag of what is read from now on. */
   readonly epoch: () => number;
+  /** Whether the leecher said that it has a chunk with this hash; asked once per chunk that is sent. */
+  readonly takeKnown: (index: number, hash: Uint8Array) => boolean;
   /** A fault takes its chunk out of the schedule. */
   readonly unschedule: (index: number) => void;
   readonly onSent: (chunkBytes: number) => void;
@@ -104,7 +106,7 @@ export class ChunkSender {
 
   /** @returns Payload bytes that left. */
   async #send(stream: SealedStream, indexes: Uint32Array, buffer: Uint8Array): Promise<number> {
-    const { region, manifest, reading, epoch, onSent } = this.#options;
+    const { region, manifest, reading, epoch, takeKnown, onSent } = this.#options;
     // Before the read: a write during it belongs to this epoch, and its chunk comes again.
     const tag = epoch();
     for (const index of indexes) reading.add(index);
@@ -116,13 +118,15 @@ export class ChunkSender {
     let runStart = -1;
     for (let i = 0; i < indexes.length; i++) {
       const index = indexes[i] ?? 0;
-      const length = chunkLength(region, index);
+      const length = region.chunkLength(index);
+      const hash = hashes.subarray(i * HASH_BYTES, (i + 1) * HASH_BYTES);
       chunkBytesSum += length;
-      manifest.set(index, tag, hashes.subarray(i * HASH_BYTES, (i + 1) * HASH_BYTES));
+      manifest.set(index, tag, hash);
       reading.delete(index);
       const slot = i * region.chunkBytes;
-      if (zero[i] === 1) {
-        offsets[i] = ZERO_OFFSET;
+      const isZero = zero[i] === 1;
+      if (isZero || takeKnown(index, hash)) {
+        offsets[i] = isZero ? ZERO_OFFSET : SAME_OFFSET;
         if (runStart >= 0) parts.push(buffer.subarray(runStart, slot));
         runStart = -1;
         continue;
@@ -130,7 +134,7 @@ export class ChunkSender {
       offsets[i] = payloadBytes;
       payloadBytes += length;
       if (runStart < 0) runStart = slot;
-      // The short last chunk ends its run, for its slot is longer than it is.
+      // A region's short last chunk ends its run, for its slot is longer than it is.
       if (length < region.chunkBytes) {
         parts.push(buffer.subarray(runStart, slot + length));
         runStart = -1;
@@ -188,12 +192,4 @@ export class ChunkSender {
     await sleep(LAST_WORD_MS, signal);
     throw new MigrationError("PEER_LOST", "the other peer ended a stream and says no more");
   }
-}
-
-/** Bytes of a chunk: the last one may be short. */
-export function chunkLength(
-  region: Pick<ChunkStore, "bytes" | "chunkBytes">,
-  index: number,
-): number {
-  return Math.min(region.chunkBytes, region.bytes - index * region.chunkBytes);
 }

@@ -4,6 +4,7 @@
  * @module
  */
 import type { LinkKind } from "../../relay/protocol/stream.ts";
+import type { OfferedRegion } from "./messages.ts";
 
 export type Phase =
   | "joined"
@@ -27,8 +28,10 @@ export interface MigrationTotals {
   readonly bytesWire: number;
   readonly rounds: number;
   readonly path: LinkKind;
-  /** Hexadecimal. */
+  /** Hexadecimal; empty if it was never known here. */
   readonly rootHash: string;
+  /** Chunks that came with other bytes than the source hashed, and were fetched again. */
+  readonly refetchedChunks: number;
 }
 
 /** How a migration ended. */
@@ -40,8 +43,9 @@ export type MigrationEvent =
       readonly event: "channel";
       readonly path: LinkKind;
       readonly fingerprint: string;
-      readonly regionName: string;
-      readonly regionBytes: number;
+      readonly regions: readonly OfferedRegion[];
+      /** Of all regions together. */
+      readonly bytes: number;
       readonly chunkBytes: number;
     }
   | {
@@ -73,4 +77,11 @@ export interface MigrationProgress {
   readonly bytesPerS: number;
   readonly dirtyBytesPerS: number;
   readonly rttMs: number;
+  readonly regions: readonly RegionProgress[];
+}
+
+export interface RegionProgress {
+  readonly name: string;
+  readonly bytesTotal: number;
+  readonly bytesReady: number;
 }

@@ -126,6 +126,22 @@ export async function hashInto(
   }
 }
 
+/** The root over all chunks; what the manifest does not know is hashed where it is and taken down as of `epoch`. */
+export async function wholeRoot(
+  manifest: Manifest,
+  region: Pick<ChunkStore, "hash">,
+  epoch: number,
+): Promise<Uint8Array> {
+  const unknown = new ChunkSet(manifest.chunkCount);
+  for (let index = 0; index < manifest.chunkCount; index++) {
+    if (!manifest.isKnown(index)) unknown.add(index);
+  }
+  await hashInto(manifest, region, unknown, epoch);
+  const root = manifest.root();
+  if (root === undefined) throw new Error("every chunk is hashed, but the manifest has no root");
+  return root;
+}
+
 /** @throws MigrationError `ROOT_MISMATCH`, with both roots. An unknown one is compared elsewhere. */
 export function requireEqualRoots(here: Uint8Array, there: Uint8Array | undefined): void {
   if (there === undefined || Buffer.compare(here, there) === 0) return;

@@ -17,10 +17,10 @@
 import { toHex } from "../../relay/protocol/bytes.ts";
 import { messageOf } from "../../relay/protocol/errors.ts";
 import { gaveUp, isTransient, MigrationError, publicReason } from "../errors.ts";
-import type { ChunkStore, DirtySource } from "../region/region.ts";
 import { ChunkSet } from "./bitmap.ts";
-import { openSeederChannel, type Channel } from "./channel.ts";
+import { openSeederChannel, sayFarewell, type Channel } from "./channel.ts";
 import { ChunkSender } from "./chunk-sender.ts";
+import type { LinkKind } from "../../relay/protocol/stream.ts";
 import type {
   MigrationOutcome,
   MigrationProgress,
@@ -28,76 +28,50 @@ import type {
   OnMigrationEvent,
   Phase,
 } from "./events.ts";
+import { runHook } from "./hooks.ts";
+import { regionProgress } from "./region-progress.ts";
+import { DirtyHistory } from "./dirty-history.ts";
 import { IndexReporter } from "./index-reporter.ts";
 import { sleep } from "../sleep.ts";
-import { aborted, backOff, Latch, withDeadline } from "./latch.ts";
-import { CHANNEL_FAILURES_MAX, HOOK_DEADLINE_MS, REVOKE_COURTESY_MS } from "./limits.ts";
-import { hashInto, Manifest, type KeyedHash } from "./manifest.ts";
+import { backOff, Latch, withDeadline } from "./latch.ts";
+import { KnownChunks } from "./known-chunks.ts";
+import {
+  CHANNEL_FAILURES_MAX,
+  EPOCHS_RESERVED,
+  FINALIZE_DEADLINE_MS,
+  HOOK_DEADLINE_MS,
+  REVOKE_COURTESY_MS,
+} from "./limits.ts";
+import { hashInto, Manifest, requireEqualRoots, wholeRoot } from "./manifest.ts";
 import type { Message } from "./messages.ts";
 import { RateMeter } from "./rate-meter.ts";
 import { PullSchedule } from "./schedule.ts";
-import type { Ownership, SessionPort } from "./session-port.ts";
+import { SeederJournal, type Finalized } from "./seeder-journal.ts";
+import type { SeederOptions } from "./seeder-options.ts";
+import type { Ownership } from "./session-port.ts";
 
 /** Between two looks for dirty chunks: shorter rounds would be all overhead. */
 const ROUND_INTERVAL_MS = 200;
 const CHECKPOINT_INTERVAL_MS = 5_000;
 /** Dirty bytes that are hashed while the workload stands still; beyond, the root is compared at the end only. */
 const HASH_SUSPENDED_BYTES_MAX = 256 * 1024 * 1024;
-/** How long the other side has to read the last word. */
-const FAREWELL_MS = 2_000;
-
-export interface SeederHooks {
-  /** Stops the workload. When it returns, the workload writes no more. */
-  readonly onSuspend?: (signal: AbortSignal) => Promise<void>;
-  /** The migration ended after the suspend: the workload is to go on here. */
-  readonly onRollback?: (signal: AbortSignal) => Promise<void>;
-  /** The destination has everything: the image here is no longer needed. */
-  readonly onRelease?: (signal: AbortSignal) => Promise<void>;
-}
-
-export interface SeederOptions {
-  readonly session: SessionPort;
-  readonly sessionId: Uint8Array;
-  /** The ticket's secret. */
-  readonly secret: Uint8Array;
-  readonly region: ChunkStore;
-  readonly regionName: string;
-  readonly dirty: DirtySource;
-  /** The key of the region's chunk hashes: the leecher gets it sealed, the relay never. */
-  readonly hashKey: Uint8Array;
-  readonly keyedHash: KeyedHash;
-  readonly hooks?: SeederHooks;
-  readonly onEvent?: OnMigrationEvent;
-}
-
-interface Finalized {
-  readonly epoch: number;
-  readonly suspendedForMs: number;
-  readonly dirtyChunks: number;
-  readonly root: Uint8Array | undefined;
-}
 
 export class Seeder {
   readonly #options: SeederOptions;
+  readonly #journal: SeederJournal;
   readonly #manifest: Manifest;
   readonly #index: IndexReporter;
   readonly #wanted: ChunkSet;
   readonly #schedule: PullSchedule;
   /** Chunks that are being read to be sent. */
   readonly #reading: ChunkSet;
-  /** Dirty sets by epoch until the leecher has acknowledged them. */
-  readonly #unacknowledged = new Map<number, ChunkSet>();
+  readonly #history: DirtyHistory;
   readonly #over = new AbortController();
   readonly #changed = new Latch();
   readonly #sentRate = new RateMeter();
   #phase: Phase = "joined";
-  /** 0 until tracking begins. */
-  #epoch = 0;
   #round = 0;
   #roundWasClean = false;
-  #collectedAtMs = 0;
-  #dirtyBytesPerS = 0;
-  #epochTurn: Promise<void> = Promise.resolve();
   #suspending: Promise<void> | undefined;
   #finalized: Finalized | undefined;
   #suspended = false;
@@ -113,12 +87,20 @@ export class Seeder {
 
   constructor(options: SeederOptions) {
     this.#options = options;
+    this.#journal = new SeederJournal(options.journal, options.onEvent);
     const { region, keyedHash, session } = options;
     this.#manifest = new Manifest(region.chunkCount, keyedHash, (index) => this.#index.mark(index));
     this.#index = new IndexReporter(this.#manifest, session);
     this.#wanted = new ChunkSet(region.chunkCount);
     this.#reading = new ChunkSet(region.chunkCount);
+    this.#history = new DirtyHistory({
+      region,
+      dirty: options.dirty,
+      manifest: this.#manifest,
+      reading: this.#reading,
+    });
     this.#schedule = new PullSchedule(this.#wanted, region.chunkBytes);
+    this.#restore();
   }
 
   /** Whether the relay has recorded the leecher as the owner. */
@@ -128,17 +110,20 @@ export class Seeder {
 
   progress(): MigrationProgress {
     const { region } = this.#options;
-    const missing = this.#wanted.size * region.chunkBytes;
+    const begun = this.#history.epoch > 0;
     return {
       phase: this.#phase,
       round: this.#round,
       bytesTotal: region.bytes,
       bytesSent: this.#sentRate.total,
-      bytesReady: this.#epoch === 0 ? 0 : Math.max(0, region.bytes - missing),
+      bytesReady: begun ? Math.max(0, region.bytes - this.#wanted.size * region.chunkBytes) : 0,
       bytesWire: this.#wireBytes + (this.#channel?.wireBytes() ?? 0),
       bytesPerS: this.#sentRate.bytesPerS,
-      dirtyBytesPerS: this.#dirtyBytesPerS,
+      dirtyBytesPerS: this.#history.dirtyBytesPerS,
       rttMs: 0,
+      regions: regionProgress(region.regions, region.chunkBytes, (slice) =>
+        begun ? this.#wanted.count(slice.firstChunk, slice.chunkCount) : slice.chunkCount,
+      ),
     };
   }
 
@@ -149,9 +134,10 @@ export class Seeder {
    */
   async run(): Promise<MigrationTotals> {
     const checkpoints = setInterval(() => {
-      if (this.#epoch > 0) void this.#index.checkpoint(this.#epoch);
+      if (this.#history.epoch > 0) void this.#index.checkpoint(this.#history.epoch);
     }, CHECKPOINT_INTERVAL_MS);
     try {
+      await this.#takeUp();
       await this.#serveChannels();
     } catch (error) {
       this.#end({ error });
@@ -187,10 +173,52 @@ export class Seeder {
   ownershipChanged(ownership: Ownership): void {
     if (ownership.owner === "leecher") {
       this.#becomeCommitted();
+      if (ownership.state === "done") this.#endUnconfirmed();
     } else if (ownership.state === "cancelled" || ownership.state === "failed") {
       const why = ownership.reason === "" ? "the session was cancelled" : ownership.reason;
       this.#end({ error: new MigrationError("CANCELLED", why) });
     }
+  }
+
+  /** What an earlier process of this session wrote down. */
+  #restore(): void {
+    const { restored, folded } = this.#journal;
+    if (restored === undefined) return;
+    this.#history.fold(folded);
+    if (restored.finalized === undefined) return;
+    this.#finalized = restored.finalized;
+    this.#suspending = Promise.resolve();
+    this.#suspended = true;
+    this.#history.begin(restored.finalized.epoch + 1);
+    this.#committed = restored.phase === "committed" || restored.phase === "released";
+  }
+
+  /** Puts the workload where the record says that it is, and asks no other than the relay who owns it. */
+  async #takeUp(): Promise<void> {
+    const { session, dirty } = this.#options;
+    this.#startedAtMs = performance.now();
+    const phase = this.#journal.restored?.phase;
+    if (phase === undefined) await this.#journal.record("offered");
+    else if (phase === "suspending") await this.#startAgain();
+    else if (phase === "finalized") this.#expectCommit(FINALIZE_DEADLINE_MS);
+    if (this.#committed) {
+      dirty.fence();
+      this.#setPhase("committed");
+    } else if (this.#finalized !== undefined) this.#setPhase("suspended");
+    // The relay may have said it before there was anybody here to hear it.
+    this.ownershipChanged(session.ownership);
+  }
+
+  /** The workload was being stopped and nobody was told that it stands: it goes on here. */
+  async #startAgain(): Promise<void> {
+    this.#options.dirty.thaw();
+    await this.#rollBackHook();
+    await this.#journal.record("tracking");
+  }
+
+  async #rollBackHook(): Promise<void> {
+    const { hooks, onEvent } = this.#options;
+    await runHook("--on-rollback", hooks?.onRollback, onEvent, ": start the workload by hand");
   }
 
   async #serveChannels(): Promise<void> {
@@ -204,14 +232,15 @@ export class Seeder {
         });
       if (network === undefined) return;
       try {
-        const { sessionId, secret } = this.#options;
-        const channel = await openSeederChannel(network, { sessionId, secret, features: 0 });
+        const { sessionId, secret, handshake } = this.#options;
+        const context = { sessionId, secret, features: 0 };
+        const channel = await openSeederChannel(network, context, handshake);
         failures = 0;
         this.#channel = channel;
         await this.#serve(channel);
       } catch (error) {
         if (this.#over.signal.aborted) return;
-        this.#lostChannel(error);
+        this.#options.onEvent?.({ event: "phase", phase: "paused", detail: messageOf(error) });
         if (!isTransient(error) && !this.#committed) throw error;
         if (++failures >= CHANNEL_FAILURES_MAX && !this.#suspended) throw error;
         await backOff(failures, this.#over.signal);
@@ -222,78 +251,69 @@ export class Seeder {
     }
   }
 
-  #lostChannel(error: unknown): void {
-    const detail = messageOf(error);
-    this.#options.onEvent?.({ event: "phase", phase: "paused", detail });
-  }
-
   /** Serves one channel; returns when the migration is over, throws when the channel is. */
   async #serve(channel: Channel): Promise<void> {
-    const { region, regionName, onEvent } = this.#options;
+    const { region, onEvent } = this.#options;
+    const { bytes, chunkBytes } = region;
+    const regions = region.regions.map((slice) => ({ name: slice.name, bytes: slice.bytes }));
+    const known = new KnownChunks(region.chunkCount);
     const scope = new AbortController();
     const signal = AbortSignal.any([scope.signal, channel.lost, this.#over.signal]);
     onEvent?.({
       event: "channel",
       path: channel.linkKind,
       fingerprint: channel.fingerprint,
-      regionName,
-      regionBytes: region.bytes,
-      chunkBytes: region.chunkBytes,
+      regions,
+      bytes,
+      chunkBytes,
     });
     const sender = new ChunkSender(channel, {
       region,
       manifest: this.#manifest,
       schedule: this.#schedule,
       reading: this.#reading,
-      epoch: () => this.#epoch,
+      epoch: () => this.#history.epoch,
+      takeKnown: (index, hash) => known.take(index, hash),
       unschedule: (index) => this.#wanted.delete(index),
       onSent: (chunkBytes) => this.#sentRate.add(chunkBytes),
     });
     const tasks = [
-      this.#receive(channel, sender, signal),
+      this.#receive(channel, sender, known, signal),
       sender.run(signal),
       this.#closeRounds(channel, sender, signal),
     ];
     try {
       await channel.control.send({
         kind: "offer",
-        regionName,
-        regionBytes: region.bytes,
-        chunkBytes: region.chunkBytes,
+        regions,
+        chunkBytes,
         hashKey: this.#options.hashKey,
+        folded: this.#journal.folded,
       });
       await Promise.race(tasks);
     } finally {
       const over = this.#over.signal.aborted;
       // What the other side is to know goes out before the streams close.
-      if (over) await this.#farewell(channel);
+      if (over) await sayFarewell(channel, this.#outcome);
       scope.abort(new MigrationError("PEER_LOST", "the channel is closed"));
       channel.abort("closed");
       await Promise.allSettled(tasks);
     }
   }
 
-  async #farewell(channel: Channel): Promise<void> {
-    const outcome = this.#outcome;
-    try {
-      if (outcome !== undefined && "error" in outcome) {
-        await channel.control.send({ kind: "abort", reason: publicReason(outcome.error) });
-      }
-      await channel.endControl();
-      // The other side closes when it has read the last word.
-      await Promise.race([aborted(channel.lost), sleep(FAREWELL_MS, channel.lost)]);
-    } catch {
-      // The channel is lost: the other side learns the outcome from the relay.
-    }
-  }
-
-  async #receive(channel: Channel, sender: ChunkSender, signal: AbortSignal): Promise<void> {
+  async #receive(
+    channel: Channel,
+    sender: ChunkSender,
+    known: KnownChunks,
+    signal: AbortSignal,
+  ): Promise<void> {
     const have = new ChunkSet(this.#options.region.chunkCount);
     for (;;) {
       const message = await channel.control.receive();
       signal.throwIfAborted();
       if (message === null) throw new MigrationError("PEER_LOST", "the other peer left");
       if (message.kind === "have") have.addPage(message);
+      else if (message.kind === "knows") known.add(message);
       else if (message.kind === "want") await this.#want(channel, sender, have, message.epoch);
       else await this.#handle(channel, sender, message);
       if (this.#over.signal.aborted) return;
@@ -306,15 +326,13 @@ export class Seeder {
         return;
       case "track":
         await this.#track();
-        await channel.control.send({ kind: "tracking", epoch: this.#epoch });
+        await channel.control.send({ kind: "tracking", epoch: this.#history.epoch });
         return;
       case "credit":
         sender.grant(message.bytes);
         return;
       case "dirtyAck":
-        for (const epoch of this.#unacknowledged.keys()) {
-          if (epoch <= message.epoch) this.#unacknowledged.delete(epoch);
-        }
+        this.#history.acknowledged(message.epoch);
         return;
       case "finalize":
         // Not awaited: credit and acknowledgements must keep flowing while the workload is suspended.
@@ -340,12 +358,11 @@ export class Seeder {
 
   /** Begins dirty tracking, once. */
   async #track(): Promise<void> {
-    if (this.#epoch > 0) return;
+    if (this.#history.epoch > 0) return;
     this.#setPhase("tracking");
     await this.#options.dirty.begin();
-    this.#epoch = 1;
-    this.#startedAtMs = performance.now();
-    this.#collectedAtMs = this.#startedAtMs;
+    await this.#journal.reserveEpochs(this.#journal.folded + 1);
+    this.#history.begin(this.#journal.folded + 1);
   }
 
   /** The leecher said what it has: all else is to be sent, and dirty sets that it may have missed are repeated. */
@@ -355,13 +372,15 @@ export class Seeder {
     have: ChunkSet,
     acknowledgedEpoch: number,
   ): Promise<void> {
-    if (this.#epoch === 0) throw new MigrationError("MESSAGE_UNEXPECTED", "want before track");
+    if (this.#history.epoch === 0)
+      throw new MigrationError("MESSAGE_UNEXPECTED", "want before track");
+    // What it has it has of a source that knew more: it is to ask by `knows`.
+    if (acknowledgedEpoch < this.#journal.folded) have.clear();
     this.#wanted.clear();
     for (let index = 0; index < have.chunkCount; index++) {
       if (!have.has(index)) this.#wanted.add(index);
     }
-    for (const [epoch, dirty] of this.#unacknowledged) {
-      if (epoch <= acknowledgedEpoch) continue;
+    for (const [epoch, dirty] of this.#history.missedSince(acknowledgedEpoch)) {
       this.#wanted.addAll(dirty);
       if (epoch !== this.#finalized?.epoch) await this.#sendDirty(channel, epoch, dirty);
     }
@@ -377,7 +396,7 @@ export class Seeder {
       round: this.#round,
       epoch,
       dirtyChunks: dirty.size,
-      dirtyBytesPerS: this.#dirtyBytesPerS,
+      dirtyBytesPerS: this.#history.dirtyBytesPerS,
     });
   }
 
@@ -387,10 +406,11 @@ export class Seeder {
     for (;;) {
       await sender.drained(isEmpty, signal);
       await this.#changed.until(() => this.#suspending === undefined, signal);
-      await this.#inTurn(async () => {
+      await this.#history.inTurn(async () => {
         // Finalize may have begun while this waited its turn: the last epoch is its to close.
         if (this.#suspending !== undefined) return;
-        const dirty = await this.#collect();
+        await this.#journal.reserveEpochs(this.#history.epoch);
+        const dirty = await this.#history.collect();
         // Said once: that nothing was written any more may be what the leecher waits for.
         if (dirty.size === 0 && this.#roundWasClean) return;
         this.#roundWasClean = dirty.size === 0;
@@ -400,8 +420,10 @@ export class Seeder {
           event: "round",
           round: this.#round,
           dirtyBytes: dirty.size * this.#options.region.chunkBytes,
-          dirtyBytesPerS: this.#dirtyBytesPerS,
+          dirtyBytesPerS: this.#history.dirtyBytesPerS,
         });
+        // So that the last one finds little to do; only that one must succeed.
+        this.#options.region.sync().catch(() => undefined);
         await this.#sendDirty(channel, closed, dirty);
       });
       sender.wake();
@@ -409,38 +431,10 @@ export class Seeder {
     }
   }
 
-  /**
-   * Runs what closes an epoch, one at a time: a dirty set that was collected is recorded, whatever becomes of
-   * the channel that it was meant for, and no other epoch is closed before it is on its way.
-   */
-  #inTurn(work: () => Promise<void>): Promise<void> {
-    const turn = this.#epochTurn.then(work);
-    this.#epochTurn = turn.catch(() => undefined);
-    return turn;
-  }
-
-  readonly #sentHash = (index: number): Uint8Array | undefined =>
-    this.#reading.has(index) || !this.#manifest.isKnown(index)
-      ? undefined
-      : this.#manifest.hash(index);
-
-  async #collect(): Promise<ChunkSet> {
-    const { dirty, region } = this.#options;
-    const set = ChunkSet.from(await dirty.collect(this.#sentHash), region.chunkCount);
-    const now = performance.now();
-    const seconds = Math.max(1, now - this.#collectedAtMs) / 1000;
-    this.#collectedAtMs = now;
-    this.#dirtyBytesPerS = (set.size * region.chunkBytes) / seconds;
-    return set;
-  }
-
-  /** What was sent of `dirty` so far is stale. @returns The epoch that is closed. */
+  /** @returns The epoch that is closed. */
   #closeEpoch(dirty: ChunkSet): number {
-    const closed = this.#epoch++;
-    this.#unacknowledged.set(closed, dirty);
     this.#wanted.addAll(dirty);
-    for (const index of dirty) this.#manifest.invalidate(index, closed);
-    return closed;
+    return this.#history.close(dirty);
   }
 
   /** Answers `finalize`: the first time by suspending, then always with the same answer. */
@@ -450,7 +444,7 @@ export class Seeder {
       await this.#suspending;
       const finalized = this.#finalized;
       if (finalized === undefined) return;
-      const dirty = this.#unacknowledged.get(finalized.epoch);
+      const dirty = this.#history.dirtyOf(finalized.epoch);
       if (dirty !== undefined) await this.#sendDirty(channel, finalized.epoch, dirty);
       await channel.control.send({ kind: "finalized", ...finalized });
       sender.wake();
@@ -466,33 +460,48 @@ export class Seeder {
     this.#suspendedAtMs = performance.now();
     this.#suspended = true;
     this.#setPhase("finalizing");
+    // Ahead of the hook: whoever goes on from here knows that the workload may have been stopped.
+    await this.#journal.record("suspending");
     await withDeadline(HOOK_DEADLINE_MS, hooks?.onSuspend, this.#over.signal);
     this.#over.signal.throwIfAborted();
     await dirty.freeze();
     let last = new ChunkSet(region.chunkCount);
     let epoch = 0;
-    await this.#inTurn(async () => {
-      last = await this.#collect();
+    await this.#history.inTurn(async () => {
+      last = await this.#history.collect();
       epoch = this.#closeEpoch(last);
     });
-    if (last.size * region.chunkBytes <= HASH_SUSPENDED_BYTES_MAX) {
-      await hashInto(this.#manifest, region, last, this.#epoch);
-    }
-    if (this.#over.signal.aborted) return;
-    this.#finalized = {
+    const small = last.size * region.chunkBytes <= HASH_SUSPENDED_BYTES_MAX;
+    await Promise.all([
+      small ? hashInto(this.#manifest, region, last, this.#history.epoch) : undefined,
+      // What the destination will still ask for must be here after a crash of this host.
+      region.sync(),
+    ]);
+    this.#over.signal.throwIfAborted();
+    const finalized: Finalized = {
       epoch,
       suspendedForMs: performance.now() - this.#suspendedAtMs,
       dirtyChunks: last.size,
       root: this.#manifest.root(),
     };
+    await this.#journal.record("finalized", finalized);
+    // From here on the answer may be given; until then nobody needed to be asked for a rollback.
+    this.#over.signal.throwIfAborted();
+    this.#finalized = finalized;
     this.#setPhase("suspended");
     onEvent?.({ event: "suspended", epoch, dirtyBytes: last.size * region.chunkBytes });
+    this.#expectCommit(deadlineMs);
+    this.#changed.notify();
+  }
+
+  /** Past the deadline the relay is asked to leave the region here. */
+  #expectCommit(deadlineMs: number): void {
     this.#finalizeTimer = setTimeout(() => {
       void this.cancel("the destination did not take over in time").catch((error: unknown) => {
-        onEvent?.({ event: "warning", code: "RELAY_LOST", message: messageOf(error) });
+        const message = messageOf(error);
+        this.#options.onEvent?.({ event: "warning", code: "RELAY_LOST", message });
       });
     }, deadlineMs);
-    this.#changed.notify();
   }
 
   #becomeCommitted(): void {
@@ -501,49 +510,63 @@ export class Seeder {
     clearTimeout(this.#finalizeTimer);
     this.#suspendedForMs = performance.now() - this.#suspendedAtMs;
     this.#options.dirty.fence();
+    void this.#journal.recordLater("committed");
     this.#setPhase("committed");
-    this.#options.onEvent?.({ event: "committed", epoch: this.#finalized?.epoch ?? this.#epoch });
+    this.#options.onEvent?.({
+      event: "committed",
+      epoch: this.#finalized?.epoch ?? this.#history.epoch,
+    });
     this.#changed.notify();
   }
 
   async #done(channel: Channel, theirs: Uint8Array): Promise<void> {
     if (!this.#committed) throw new MigrationError("MESSAGE_UNEXPECTED", "done before the commit");
-    const ours = this.#manifest.root();
-    if (ours === undefined || toHex(ours) !== toHex(theirs)) {
-      throw new MigrationError(
-        "ROOT_MISMATCH",
-        `source and destination differ: ${ours === undefined ? "incomplete" : toHex(ours)} here, ${toHex(theirs)} there`,
-      );
-    }
-    await channel.control.send({ kind: "released" });
-    await this.#index.checkpoint(this.#epoch, ours);
     const { region, hooks, onEvent } = this.#options;
+    const ours = await wholeRoot(this.#manifest, region, this.#history.epoch);
+    requireEqualRoots(ours, theirs);
+    requireEqualRoots(ours, this.#finalized?.root);
+    await this.#journal.recordLater("released");
+    await channel.control.send({ kind: "released" });
+    await this.#index.checkpoint(this.#history.epoch, ours);
+    const wireBytes = this.#wireBytes + channel.wireBytes();
+    await runHook("--on-release", hooks?.onRelease, onEvent);
+    this.#conclude(ours, wireBytes, channel.linkKind);
+  }
+
+  /**
+   * The relay says that the destination has everything, but its own word was never heard here. Nothing more will be
+   * asked of this side; the image is not given up on the relay's word alone.
+   */
+  #endUnconfirmed(): void {
+    if (this.#outcome !== undefined || this.#channel !== undefined) return;
+    this.#options.onEvent?.({
+      event: "warning",
+      code: "RELEASE_UNCONFIRMED",
+      message:
+        "the relay says that the destination has everything; it did not say so itself, so the image here is kept",
+    });
+    this.#conclude(this.#finalized?.root, this.#wireBytes, "memory");
+  }
+
+  #conclude(root: Uint8Array | undefined, bytesWire: number, path: LinkKind): void {
     const totals: MigrationTotals = {
       downtimeMs: this.#suspendedForMs,
       totalMs: performance.now() - this.#startedAtMs,
-      bytesTotal: region.bytes,
-      bytesWire: this.#wireBytes + channel.wireBytes(),
+      bytesTotal: this.#options.region.bytes,
+      bytesWire,
       rounds: this.#round + ((this.#finalized?.dirtyChunks ?? 0) > 0 ? 1 : 0),
-      path: channel.linkKind,
-      rootHash: toHex(ours),
+      path,
+      rootHash: root === undefined ? "" : toHex(root),
+      refetchedChunks: 0,
     };
-    try {
-      await withDeadline(HOOK_DEADLINE_MS, hooks?.onRelease);
-    } catch (error) {
-      onEvent?.({
-        event: "warning",
-        code: "HOOK_FAILED",
-        message: `--on-release: ${messageOf(error)}`,
-      });
-    }
     this.#setPhase("done");
-    onEvent?.({ event: "done", ...totals });
+    this.#options.onEvent?.({ event: "done", ...totals });
     this.#end({ totals });
   }
 
   /** The workload goes on here. */
   async #rollBack(reason: string): Promise<void> {
-    const { dirty, hooks, session, onEvent } = this.#options;
+    const { dirty, hooks, session } = this.#options;
     // After the answer to finalize the leecher may have committed: only the relay knows, so it is asked until
     // it answers. Before, the leecher cannot commit, and the relay is told as a courtesy.
     if (session.ownership.state !== "cancelled") {
@@ -556,23 +579,15 @@ export class Seeder {
       } else if ((await revoked).owner === "leecher") {
         this.#committed = true;
         dirty.fence();
+        await this.#journal.recordLater("committed");
         return;
       }
     }
     // A suspend that is still under way must not freeze what is thawed here.
     await this.#suspending?.catch(() => undefined);
     dirty.thaw();
-    if (this.#suspended) {
-      try {
-        await withDeadline(HOOK_DEADLINE_MS, hooks?.onRollback);
-      } catch (error) {
-        onEvent?.({
-          event: "warning",
-          code: "HOOK_FAILED",
-          message: `--on-rollback: ${messageOf(error)}: start the workload by hand`,
-        });
-      }
-    }
+    if (this.#suspended) await this.#rollBackHook();
+    await this.#journal.recordLater("rolledBack");
     this.#setPhase("cancelled", reason);
   }
 

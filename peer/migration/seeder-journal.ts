@@ -1,0 +1,59 @@
+/**
+ * What a seeder writes ahead, and what it takes from what an earlier process wrote.
+ *
+ * @module
+ */
+import { messageOf } from "../../relay/protocol/errors.ts";
+import type { Journal, SeederPhase, SeederRecord } from "../journal/journal.ts";
+import type { OnMigrationEvent } from "./events.ts";
+import { EPOCHS_RESERVED } from "./limits.ts";
+
+/** The answer to `finalize`. */
+export type Finalized = NonNullable<SeederRecord["finalized"]>;
+
+export class SeederJournal {
+  readonly #journal: Journal<SeederRecord> | undefined;
+  readonly #onEvent: OnMigrationEvent | undefined;
+  /** What an earlier process left. */
+  readonly restored: SeederRecord | undefined;
+  /**
+   * 0, or the epoch that stands for all that an earlier process knew of dirty chunks. Copies which that process may
+   * have sent are tagged with epochs up to it, or were read after its workload stood still.
+   */
+  readonly folded: number;
+  #epochsReserved: number;
+  #finalized: Finalized | undefined;
+
+  constructor(journal: Journal<SeederRecord> | undefined, onEvent: OnMigrationEvent | undefined) {
+    this.#journal = journal;
+    this.#onEvent = onEvent;
+    const record = journal?.record;
+    this.restored = record?.phase === "offered" ? undefined : record;
+    this.#epochsReserved = this.restored?.epochsReserved ?? 0;
+    this.#finalized = this.restored?.finalized;
+    this.folded = this.#finalized?.epoch ?? this.#epochsReserved;
+  }
+
+  /** @throws MigrationError `JOURNAL_FAILED` */
+  async record(phase: SeederPhase, finalized = this.#finalized): Promise<void> {
+    const epochsReserved = this.#epochsReserved;
+    await this.#journal?.write(
+      finalized === undefined ? { phase, epochsReserved } : { phase, epochsReserved, finalized },
+    );
+    this.#finalized = finalized;
+  }
+
+  /** For a record that decides nothing any more, and only spares a later process a question. */
+  async recordLater(phase: SeederPhase): Promise<void> {
+    await this.record(phase).catch((error: unknown) => {
+      this.#onEvent?.({ event: "warning", code: "JOURNAL_FAILED", message: messageOf(error) });
+    });
+  }
+
+  /** Before `epoch` is closed and the next one begins. */
+  async reserveEpochs(epoch: number): Promise<void> {
+    if (epoch + 1 < this.#epochsReserved) return;
+    this.#epochsReserved = epoch + EPOCHS_RESERVED;
+    await this.record("tracking");
+  }
+}
