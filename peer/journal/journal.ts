@@ -55,6 +55,8 @@ export const LEECHER_PHASES = [
   "committing",
   /** This side owns the region. */
   "committed",
+  /** The workload was started here. */
+  "resumed",
   /** Every chunk is here, verified and durable; the source may not know it yet. */
   "complete",
   "done",

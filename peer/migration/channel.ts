@@ -9,7 +9,7 @@
 import { MessageReader } from "../../relay/protocol/message-stream.ts";
 import type { LinkKind } from "../../relay/protocol/stream.ts";
 import type { ByteStream } from "../../relay/protocol/stream.ts";
-import { MigrationError, publicReason } from "../errors.ts";
+import { gaveUp, MigrationError, publicReason } from "../errors.ts";
 import type { RttMeter } from "../net/rtt-meter.ts";
 import { sleep } from "../sleep.ts";
 
@@ -26,7 +26,7 @@ import {
 } from "./limits.ts";
 import type { MigrationOutcome } from "./events.ts";
 import { aborted } from "./latch.ts";
-import { decodeMessage, encodeMessage, type Message } from "./messages.ts";
+import { decodeMessage, encodeMessage, type Message, type OfferMessage } from "./messages.ts";
 import { SealedStream } from "./sealed-stream.ts";
 
 /** What a channel needs of the network: both peers are there, and streams of one index are joined. */
@@ -37,6 +37,8 @@ export interface ChannelNetwork {
 }
 
 const PING_INTERVAL_MS = 1_000;
+/** How long what was said by `abort` may take to leave. */
+const ABORT_MS = 200;
 /** How long the other side has to read the last word. */
 const FAREWELL_MS = 2_000;
 const CONTROL_STREAM = 0;
@@ -182,6 +184,30 @@ async function openChannel(
     throw error;
   } finally {
     clearTimeout(deadline);
+  }
+}
+
+/** The first message of a seeder. @throws MigrationError if it is another, or none */
+export async function receiveOffer(channel: Channel): Promise<OfferMessage> {
+  const offer = await channel.control.receive();
+  if (offer === null) throw new MigrationError("PEER_LOST", "the source left");
+  if (offer.kind === "abort") throw gaveUp("source", offer.reason);
+  if (offer.kind === "offer") return offer;
+  throw new MigrationError("MESSAGE_UNEXPECTED", `${offer.kind} where an offer was due`);
+}
+
+/** Says that the migration is over before its commit, if an error ended it. */
+export async function sayAbort(
+  channel: Channel,
+  outcome: MigrationOutcome | undefined,
+): Promise<void> {
+  if (outcome === undefined || "totals" in outcome) return;
+  try {
+    await channel.control.send({ kind: "abort", reason: publicReason(outcome.error) });
+    await channel.endControl();
+    await sleep(ABORT_MS, channel.lost);
+  } catch {
+    // Lost meanwhile: the relay tells the other side.
   }
 }
 

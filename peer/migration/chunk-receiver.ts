@@ -11,7 +11,7 @@ import { StoreOutcome } from "../../native/index.ts";
 import type { Progress } from "../../relay/protocol/frame.ts";
 import { HASH_BYTES } from "../../relay/protocol/frame.ts";
 import { MigrationError } from "../errors.ts";
-import type { ChunkStore } from "../region/region.ts";
+import type { ChunkStore, RegionSlice } from "../region/region.ts";
 import { ChunkSet } from "./bitmap.ts";
 import { Latch } from "./latch.ts";
 import type { Manifest } from "./manifest.ts";
@@ -140,12 +140,12 @@ export class ChunkReceiver {
     return this.#settled.until(() => this.#storesInFlight === 0, signal);
   }
 
-  get readyBits(): Uint8Array {
-    return this.#ready.toBits();
-  }
-
   get missingCount(): number {
     return this.#region.chunkCount - this.#ready.size;
+  }
+
+  missingIn(slice: RegionSlice): number {
+    return slice.chunkCount - this.#ready.count(slice.firstChunk, slice.chunkCount);
   }
 
   get bytesReady(): number {

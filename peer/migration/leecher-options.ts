@@ -4,8 +4,9 @@
  * @module
  */
 import type { Destination } from "./destination.ts";
+import type { Journal, LeecherRecord } from "../journal/journal.ts";
 import type { OnMigrationEvent } from "./events.ts";
-import type { LeecherSnapshot } from "./leecher-snapshot.ts";
+import type { Handshake } from "./handshake.ts";
 import type { KeyedHash } from "./manifest.ts";
 import type { Mode, OfferMessage } from "./messages.ts";
 import type { SessionPort } from "./session-port.ts";
@@ -28,11 +29,16 @@ export interface LeecherOptions {
   readonly finalize: FinalizePolicy;
   readonly downtimeBudgetMs: number;
   readonly dataStreams: number;
-  /** Goes on after the commit from what an earlier leecher of this session kept. */
-  readonly resumeFrom?: LeecherSnapshot;
-  /** Makes room for what is offered. @throws what is wrong with the destination */
+  /** With a record in it the leecher goes on from there. Without a journal nothing survives this process. */
+  readonly journal?: Journal<LeecherRecord>;
+  /**
+   * The workload did not notice that the process before this one ended: it is not started again if it was before.
+   */
+  readonly workloadStayed?: boolean;
+  /** Makes room for what is offered, or finds it again. @throws what is wrong with the destination */
   readonly prepare: (offer: OfferMessage) => Promise<Destination>;
-  /** Starts the workload. */
+  /** Starts the workload. After a crash it may run again. */
   readonly onResume?: (signal: AbortSignal) => Promise<void>;
   readonly onEvent?: OnMigrationEvent;
+  readonly handshake?: Handshake;
 }

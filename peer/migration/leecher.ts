@@ -17,15 +17,22 @@ import { toHex } from "../../relay/protocol/bytes.ts";
 import { messageOf } from "../../relay/protocol/errors.ts";
 import { RttMeter } from "../net/rtt-meter.ts";
 import { gaveUp, isTransient, MigrationError, publicReason } from "../errors.ts";
-import { ChunkSet } from "./bitmap.ts";
-import { keepPinging, openLeecherChannel, type Channel } from "./channel.ts";
+import {
+  keepPinging,
+  openLeecherChannel,
+  receiveOffer,
+  sayAbort,
+  type Channel,
+} from "./channel.ts";
 import { ChunkIntake } from "./chunk-intake.ts";
 import { ChunkReceiver } from "./chunk-receiver.ts";
 import type { Destination } from "./destination.ts";
 import { DowntimeMeter } from "./downtime-meter.ts";
 import type { MigrationOutcome, MigrationProgress, MigrationTotals, Phase } from "./events.ts";
+import { LeecherJournal } from "./leecher-journal.ts";
 import type { LeecherOptions } from "./leecher-options.ts";
-import { finalizedOf, type LeecherSnapshot } from "./leecher-snapshot.ts";
+import { runHook } from "./hooks.ts";
+import { regionProgress } from "./region-progress.ts";
 import { sleep } from "../sleep.ts";
 import { backOff, Latch } from "./latch.ts";
 import {
@@ -35,15 +42,24 @@ import {
   HOOK_DEADLINE_MS,
   REVOKE_COURTESY_MS,
 } from "./limits.ts";
-import { Manifest, requireEqualRoots } from "./manifest.ts";
-import type { FinalizedMessage, Message, OfferMessage, RoundMessage } from "./messages.ts";
+import { Manifest, requireEqualRoots, withRoots } from "./manifest.ts";
+import {
+  isSameOffer,
+  type FinalizedMessage,
+  type Message,
+  type OfferMessage,
+  type RoundMessage,
+} from "./messages.ts";
 import { Rounds } from "./rounds.ts";
 import type { Ownership } from "./session-port.ts";
 
 const REPORT_INTERVAL_MS = 1_000;
+/** After the commit, how much work a crash of this host may cost again. */
+const CHECKPOINT_INTERVAL_MS = 5_000;
 
 export class Leecher {
   readonly #options: LeecherOptions;
+  readonly #journal: LeecherJournal;
   readonly #over = new AbortController();
   readonly #rounds: Rounds;
   readonly #rtt = new RttMeter();
@@ -68,10 +84,12 @@ export class Leecher {
   #toldResumed = false;
   #startedAtMs = 0;
   #faults = 0;
+  #toldMismatches = 0;
   #outcome: MigrationOutcome | undefined;
 
   constructor(options: LeecherOptions) {
     this.#options = options;
+    this.#journal = new LeecherJournal(options.journal, options.onEvent);
     this.#rounds = new Rounds({ ...options, onEvent: options.onEvent });
   }
 
@@ -102,6 +120,11 @@ export class Leecher {
       bytesPerS: receiver?.bytesPerS ?? 0,
       dirtyBytesPerS: this.#rounds.dirtyBytesPerS,
       rttMs: this.#rtt.rttMs,
+      regions: regionProgress(
+        region?.regions ?? [],
+        region?.chunkBytes ?? 0,
+        (slice) => receiver?.missingIn(slice) ?? slice.chunkCount,
+      ),
     };
   }
 
@@ -112,40 +135,29 @@ export class Leecher {
    */
   async run(): Promise<MigrationTotals> {
     const reports = setInterval(() => this.#report(), REPORT_INTERVAL_MS);
+    const checkpoints = setInterval(() => {
+      // Best effort: the one at the end must succeed.
+      if (this.#committed) this.#destination?.region.checkpoint().catch(() => undefined);
+    }, CHECKPOINT_INTERVAL_MS);
     try {
-      if (this.#options.resumeFrom !== undefined) await this.#restore(this.#options.resumeFrom);
+      await this.#takeUp();
       await this.#serveChannels();
     } catch (error) {
       this.#end({ error });
     } finally {
       clearInterval(reports);
+      clearInterval(checkpoints);
     }
     const outcome = this.#outcome;
     if (outcome === undefined) throw new Error("the leecher stopped without an outcome");
     this.#report();
     if ("totals" in outcome) return outcome.totals;
     await this.#giveUp(outcome.error);
-    if (!this.#committed) this.#setPhase("cancelled", messageOf(outcome.error));
+    if (!this.#committed) {
+      await this.#journal.recordLater("cancelled");
+      this.#setPhase("cancelled", messageOf(outcome.error));
+    }
     throw outcome.error;
-  }
-
-  /**
-   * What is to be kept so that another leecher can go on. Only after the commit, once the region's gate is
-   * closed and it is quiet.
-   */
-  async snapshot(): Promise<LeecherSnapshot | undefined> {
-    const [offer, receiver, manifest] = [this.#offer, this.#receiver, this.#manifest];
-    const finalized = this.#finalized;
-    if (offer === undefined || receiver === undefined || manifest === undefined) return undefined;
-    if (!this.#committed || finalized === undefined) return undefined;
-    await receiver.idle(new AbortController().signal);
-    return {
-      offer,
-      epoch: finalized.epoch,
-      root: finalized.root,
-      ready: receiver.readyBits,
-      hashes: manifest.allHashes(),
-    };
   }
 
   /** Switch over now. */
@@ -204,7 +216,7 @@ export class Leecher {
       }
       try {
         const context = { sessionId, secret, features: 0, dataStreams };
-        const channel = await openLeecherChannel(network, context);
+        const channel = await openLeecherChannel(network, context, this.#options.handshake);
         failures = 0;
         this.#channel = channel;
         this.#path = channel.linkKind;
@@ -241,13 +253,14 @@ export class Leecher {
     const tasks: Promise<void>[] = [];
     try {
       const offer = await this.#begin(channel);
-      const receiver = await this.#prepare(channel, offer);
+      const receiver = await this.#prepare(offer);
       const intake = new ChunkIntake(channel, {
         receiver,
         rttMs: () => this.#rtt.rttMs,
-        onStored: () => this.#finalizeIfReady(receiver),
+        onStored: () => this.#stored(receiver),
         onStoreError: (error) => {
-          if (!signal.aborted) this.#end({ error });
+          if (!signal.aborted)
+            this.#end({ error: withRoots(error, this.#manifest, this.#finalized?.root) });
         },
       });
       this.#intake = intake;
@@ -262,7 +275,8 @@ export class Leecher {
     } catch (error) {
       // What happened here is the outcome, whatever the other side makes of it meanwhile.
       if (!isTransient(error)) this.#end({ error });
-      await this.#tellAbort(channel);
+      // The source hears it from here rather than by a timeout.
+      if (!this.#committed && !channel.lost.aborted) await sayAbort(channel, this.#outcome);
       throw error;
     } finally {
       scope.abort(new MigrationError("PEER_LOST", "the channel is closed"));
@@ -271,48 +285,34 @@ export class Leecher {
     }
   }
 
-  /** If this side fails before the commit, the source hears it from here rather than by a timeout. */
-  async #tellAbort(channel: Channel): Promise<void> {
-    const outcome = this.#outcome;
-    if (this.#committed || channel.lost.aborted || outcome === undefined) return;
-    if ("totals" in outcome) return;
-    try {
-      await channel.control.send({ kind: "abort", reason: publicReason(outcome.error) });
-      await channel.endControl();
-      await sleep(200, channel.lost);
-    } catch {
-      // Lost meanwhile: the relay tells the source.
-    }
-  }
-
   async #begin(channel: Channel): Promise<OfferMessage> {
-    const offer = await channel.control.receive();
-    if (offer === null) throw new MigrationError("PEER_LOST", "the source left");
-    if (offer.kind === "abort") throw gaveUp("source", offer.reason);
-    if (offer.kind !== "offer") {
-      throw new MigrationError("MESSAGE_UNEXPECTED", `${offer.kind} where an offer was due`);
-    }
-    const { regionName, regionBytes, chunkBytes } = offer;
+    const offer = await receiveOffer(channel);
+    const { regions, chunkBytes } = offer;
     this.#options.onEvent?.({
       event: "channel",
       path: channel.linkKind,
       fingerprint: channel.fingerprint,
-      regionName,
-      regionBytes,
+      regions,
+      bytes: regions.reduce((sum, region) => sum + region.bytes, 0),
       chunkBytes,
     });
     return offer;
   }
 
-  async #prepare(channel: Channel, offer: OfferMessage): Promise<ChunkReceiver> {
-    const known = this.#offer;
-    if (known !== undefined && this.#receiver !== undefined) {
-      if (known.regionBytes !== offer.regionBytes || known.chunkBytes !== offer.chunkBytes) {
-        throw new MigrationError("REGION_MISMATCH", "the source came back with another region");
-      }
-      return this.#receiver;
+  async #prepare(offer: OfferMessage): Promise<ChunkReceiver> {
+    const [known, receiver] = [this.#offer, this.#receiver];
+    if (known === undefined || receiver === undefined) {
+      const made = await this.#makeRoom(offer);
+      await this.#journal.record("precopy", { offer });
+      return made;
     }
-    return await this.#makeRoom(offer);
+    if (!isSameOffer(known, offer)) {
+      throw new MigrationError("REGION_MISMATCH", "the source came back with another region");
+    }
+    this.#offer = offer;
+    // The source was started again: what it knew of dirty chunks is lost, so none here counts until it says so.
+    if (offer.folded > this.#mergedEpoch) receiver.fold(offer.folded);
+    return receiver;
   }
 
   async #makeRoom(offer: OfferMessage): Promise<ChunkReceiver> {
@@ -329,35 +329,39 @@ export class Leecher {
     this.#destination = destination;
     this.#manifest = manifest;
     this.#receiver = new ChunkReceiver(destination.region, manifest);
+    if (destination.kept !== undefined) this.#receiver.hold(destination.kept.heldHashes);
     this.#startedAtMs = performance.now();
     return this.#receiver;
   }
 
-  /** Takes the region up again as its owner. */
-  async #restore(snapshot: LeecherSnapshot): Promise<void> {
-    const receiver = await this.#makeRoom(snapshot.offer);
-    const chunkCount = Math.ceil(snapshot.offer.regionBytes / snapshot.offer.chunkBytes);
-    receiver.restore(ChunkSet.from(snapshot.ready, chunkCount), snapshot.hashes, snapshot.epoch);
-    this.#mergedEpoch = snapshot.epoch;
+  /** Goes on from what an earlier process of this session wrote down, and from who the relay says is the owner. */
+  async #takeUp(): Promise<void> {
+    const { session } = this.#options;
+    const { restored } = this.#journal;
+    if (restored === undefined) await this.#journal.record("joined");
+    this.ownershipChanged(session.ownership);
+    if (this.#over.signal.aborted || session.ownership.owner !== "leecher") return;
+    const { offer, finalized } = this.#journal.owned();
+    const receiver = await this.#makeRoom(offer);
+    const kept = this.#destination?.kept;
+    if (kept !== undefined) receiver.restore(kept, finalized.epoch);
+    this.#mergedEpoch = finalized.epoch;
     this.#finalizeAsked = true;
     this.#committed = true;
-    this.#finalized = { ...finalizedOf(snapshot), receivedAtMs: performance.now() };
+    this.#finalized = { ...finalized, receivedAtMs: performance.now() };
     this.#setPhase("postcopy");
     this.#destination?.region.setGate("open");
-    await this.#startWorkload();
+    const started = restored?.phase === "resumed" || restored?.phase === "complete";
+    if (!started || this.#options.workloadStayed !== true) await this.#startWorkload();
   }
 
   async #startWorkload(): Promise<void> {
-    try {
-      await this.#options.onResume?.(AbortSignal.timeout(HOOK_DEADLINE_MS));
-    } catch (error) {
-      this.#hookFailed = true;
-      this.#options.onEvent?.({
-        event: "warning",
-        code: "HOOK_FAILED",
-        message: `--on-resume: ${messageOf(error)}: the region is here, start the workload by hand`,
-      });
-    }
+    const { onResume, onEvent } = this.#options;
+    // Programs that use the file itself make their writes durable without us: so must be what they stand on.
+    if (this.#destination?.exported === false) await this.#destination.region.checkpoint();
+    const cure = ": the region is here, start the workload by hand";
+    this.#hookFailed = !(await runHook("--on-resume", onResume, onEvent, cure));
+    await this.#journal.recordLater("resumed");
   }
 
   /** Says what is here and what is wanted. On a first channel that is nothing and everything. */
@@ -365,6 +369,7 @@ export class Leecher {
     await channel.control.send({ kind: "accept", mode: this.#options.mode });
     await channel.control.send({ kind: "track" });
     for (const page of receiver.readyPages()) await channel.control.send({ kind: "have", ...page });
+    for (const page of receiver.knowsPages()) await channel.control.send(page);
     await channel.control.send({ kind: "want", epoch: this.#mergedEpoch });
     if (this.#committed && this.#finalized !== undefined) {
       await channel.control.send({ kind: "committed", epoch: this.#finalized.epoch });
@@ -408,6 +413,7 @@ export class Leecher {
         }
         return;
       case "dirty":
+        if (message.epoch <= this.#mergedEpoch) return;
         receiver.markDirty(message, message.epoch);
         return;
       case "round":
@@ -442,7 +448,8 @@ export class Leecher {
   /** Dirty sets count only as a gapless sequence: a missing one would be silent corruption. */
   #merge(epoch: number): void {
     if (epoch <= this.#mergedEpoch) return;
-    if (epoch !== this.#mergedEpoch + 1) {
+    // A source that was started again folds what it forgot into one set.
+    if (epoch !== this.#mergedEpoch + 1 && epoch !== this.#offer?.folded) {
       throw new MigrationError(
         "MESSAGE_UNEXPECTED",
         `the dirty set of epoch ${this.#mergedEpoch + 1} is missing`,
@@ -476,6 +483,8 @@ export class Leecher {
     if (mode === "precopy") {
       await receiver.settled.until(() => receiver.complete, this.#over.signal);
     }
+    // Ahead of the question: from here on only the relay knows who the owner is.
+    await this.#journal.record("committing", { finalized });
     const ownership = await session.commit(finalized.epoch, this.#over.signal);
     if (ownership.owner !== "leecher") {
       throw new MigrationError("CANCELLED", "the relay kept the source as the owner");
@@ -483,7 +492,7 @@ export class Leecher {
     this.#committed = true;
     this.#setPhase("committed");
     onEvent?.({ event: "committed", epoch: finalized.epoch });
-    await receiver.switchOver();
+    await Promise.all([receiver.switchOver(), this.#journal.recordLater("committed")]);
     destination.region.setGate("open");
     const openedAtMs = performance.now();
     this.#channel?.control.send({ kind: "committed", epoch: finalized.epoch }).catch(() => {
@@ -500,6 +509,18 @@ export class Leecher {
     this.#downtime = downtime;
     void downtime.measure(destination, openedAtMs, this.#over.signal).then(() => this.#resumed());
     receiver.settled.notify();
+  }
+
+  #stored(receiver: ChunkReceiver): void {
+    if (receiver.mismatches > this.#toldMismatches) {
+      this.#toldMismatches = receiver.mismatches;
+      this.#options.onEvent?.({
+        event: "warning",
+        code: "CHUNK_REFETCHED",
+        message: `${receiver.mismatches} chunks came with other bytes than the source hashed; fetched again`,
+      });
+    }
+    this.#finalizeIfReady(receiver);
   }
 
   #finalizeIfReady(receiver: ChunkReceiver): void {
@@ -520,6 +541,7 @@ export class Leecher {
     await receiver.settled.until(() => this.#committed && receiver.complete, signal);
     await this.#taking;
     const root = await this.#verify();
+    await this.#journal.recordLater("complete");
     await channel.control.send({ kind: "done", root });
     // `released` ends the migration, or the channel is lost and this is asked again on the next one.
     await new Latch().wait(signal);
@@ -528,7 +550,7 @@ export class Leecher {
 
   /** Makes what is here durable. @returns Its root, which is the source's as far as that was said. */
   async #verify(): Promise<Uint8Array> {
-    await this.#destination?.region.sync();
+    await this.#destination?.region.checkpoint();
     const root = this.#manifest?.root();
     if (root === undefined) throw new Error("complete, but the manifest is not");
     requireEqualRoots(root, this.#finalized?.root);
@@ -557,7 +579,9 @@ export class Leecher {
       rounds: this.#rounds.count + ((this.#finalized?.dirtyChunks ?? 0) > 0 ? 1 : 0),
       path,
       rootHash: toHex(root),
+      refetchedChunks: this.#receiver.mismatches,
     };
+    await this.#journal.recordLater("done");
     this.#report();
     this.#options.session.reportPhase("done");
     this.#setPhase("done");

@@ -150,3 +150,17 @@ export function requireEqualRoots(here: Uint8Array, there: Uint8Array | undefine
     `source and destination differ: ${toHex(here)} here, ${toHex(there)} there`,
   );
 }
+
+/** A chunk that is damaged, with what both sides are as a whole. */
+export function withRoots(
+  error: unknown,
+  manifest: Manifest | undefined,
+  there: Uint8Array | undefined,
+): unknown {
+  if (!(error instanceof MigrationError) || error.code !== "CHUNK_MISMATCH") return error;
+  const [here, source] = [manifest?.root(), there].map((root) =>
+    root ? toHex(root) : "not known",
+  );
+  const message = `${error.message} (root of the source: ${source}, here: ${here})`;
+  return new MigrationError("CHUNK_MISMATCH", message, { cause: error });
+}

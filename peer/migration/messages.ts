@@ -479,6 +479,18 @@ function decodePage(reader: ByteReader): BitmapPage {
   return { first, bits: reader.blob(BITMAP_PAGE_BYTES) };
 }
 
+/** Whether two offers are of the same regions; `folded` may differ. */
+export function isSameOffer(a: OfferMessage, b: OfferMessage): boolean {
+  return (
+    a.chunkBytes === b.chunkBytes &&
+    Buffer.compare(a.hashKey, b.hashKey) === 0 &&
+    a.regions.length === b.regions.length &&
+    a.regions.every(
+      ({ name, bytes }, i) => name === b.regions[i]?.name && bytes === b.regions[i].bytes,
+    )
+  );
+}
+
 function within(value: number, least: number, most: number, what: string): number {
   if (!(value >= least && value <= most)) throw malformed(`${what} ${value} is out of range`);
   return value;

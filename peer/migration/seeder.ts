@@ -37,7 +37,6 @@ import { backOff, Latch, withDeadline } from "./latch.ts";
 import { KnownChunks } from "./known-chunks.ts";
 import {
   CHANNEL_FAILURES_MAX,
-  EPOCHS_RESERVED,
   FINALIZE_DEADLINE_MS,
   HOOK_DEADLINE_MS,
   REVOKE_COURTESY_MS,
@@ -496,12 +495,10 @@ export class Seeder {
 
   /** Past the deadline the relay is asked to leave the region here. */
   #expectCommit(deadlineMs: number): void {
-    this.#finalizeTimer = setTimeout(() => {
-      void this.cancel("the destination did not take over in time").catch((error: unknown) => {
-        const message = messageOf(error);
-        this.#options.onEvent?.({ event: "warning", code: "RELAY_LOST", message });
-      });
-    }, deadlineMs);
+    const warn = (error: unknown): void =>
+      this.#options.onEvent?.({ event: "warning", code: "RELAY_LOST", message: messageOf(error) });
+    const reason = "the destination did not take over in time";
+    this.#finalizeTimer = setTimeout(() => void this.cancel(reason).catch(warn), deadlineMs);
   }
 
   #becomeCommitted(): void {
@@ -566,7 +563,7 @@ export class Seeder {
 
   /** The workload goes on here. */
   async #rollBack(reason: string): Promise<void> {
-    const { dirty, hooks, session } = this.#options;
+    const { dirty, session } = this.#options;
     // After the answer to finalize the leecher may have committed: only the relay knows, so it is asked until
     // it answers. Before, the leecher cannot commit, and the relay is told as a courtesy.
     if (session.ownership.state !== "cancelled") {

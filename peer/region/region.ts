@@ -67,6 +67,8 @@ export interface ChunkStore extends Pick<
   readonly regions: readonly RegionSlice[];
   /** Bytes of a chunk: the last one of each region may be short. */
   chunkLength(index: number): number;
+  /** What is present, with its bytes and hashes, survives a crash of this host once this resolves. */
+  checkpoint(): Promise<void>;
 }
 
 /**
