@@ -74,6 +74,9 @@ export class Leecher {
   #wireBytes = 0;
   /** The last epoch whose dirty set is merged whole. */
   #mergedEpoch = 0;
+  /** Whether the source has said from which epoch on this side needs its dirty sets. */
+  #tracking = false;
+  readonly #changed = new Latch();
   #finalizeAsked = false;
   #finalized: (FinalizedMessage & { readonly receivedAtMs: number }) | undefined;
   #taking: Promise<void> | undefined;
@@ -270,7 +273,7 @@ export class Leecher {
         keepPinging(channel, this.#rtt, signal),
         this.#finish(channel, receiver, signal),
       );
-      await this.#catchUp(channel, receiver);
+      await Promise.race([this.#catchUp(channel, receiver, signal), ...tasks]);
       await Promise.race(tasks);
     } catch (error) {
       // What happened here is the outcome, whatever the other side makes of it meanwhile.
@@ -346,6 +349,7 @@ export class Leecher {
     const kept = this.#destination?.kept;
     if (kept !== undefined) receiver.restore(kept, finalized.epoch);
     this.#mergedEpoch = finalized.epoch;
+    this.#tracking = true;
     this.#finalizeAsked = true;
     this.#committed = true;
     this.#finalized = { ...finalized, receivedAtMs: performance.now() };
@@ -365,9 +369,10 @@ export class Leecher {
   }
 
   /** Says what is here and what is wanted. On a first channel that is nothing and everything. */
-  async #catchUp(channel: Channel, receiver: ChunkReceiver): Promise<void> {
+  async #catchUp(channel: Channel, receiver: ChunkReceiver, signal: AbortSignal): Promise<void> {
     await channel.control.send({ kind: "accept", mode: this.#options.mode });
     await channel.control.send({ kind: "track" });
+    await this.#changed.until(() => this.#tracking, signal);
     for (const page of receiver.readyPages()) await channel.control.send({ kind: "have", ...page });
     for (const page of receiver.knowsPages()) await channel.control.send(page);
     await channel.control.send({ kind: "want", epoch: this.#mergedEpoch });
@@ -408,6 +413,10 @@ export class Leecher {
   async #handle(channel: Channel, receiver: ChunkReceiver, message: Message): Promise<void> {
     switch (message.kind) {
       case "tracking":
+        // Nothing is here yet: what was written before is in the copies that come.
+        if (!this.#tracking) this.#mergedEpoch = message.epoch - 1;
+        this.#tracking = true;
+        this.#changed.notify();
         if (this.#options.mode === "postcopy" && this.#options.finalize.kind === "auto") {
           this.finalize();
         }

@@ -5,7 +5,13 @@
  */
 import { loadNative, StoreOutcome, ZERO_CHUNK, type StoreRequest } from "../../native/index.ts";
 import { ChunkSet } from "../../peer/migration/bitmap.ts";
-import type { ChunkStore, DirtySource } from "../../peer/region/region.ts";
+import {
+  lengthOfChunk,
+  sliceRegions,
+  type ChunkStore,
+  type DirtySource,
+  type RegionSlice,
+} from "../../peer/region/region.ts";
 
 const HASH_BYTES = 32;
 
@@ -13,7 +19,11 @@ export class MemoryRegion implements ChunkStore, DirtySource {
   readonly bytes: number;
   readonly chunkBytes: number;
   readonly chunkCount: number;
+  readonly regions: readonly RegionSlice[];
+  /** A slot of `chunkBytes` per chunk. */
   readonly memory: Uint8Array;
+  /** As the addon keeps it beside the region: what was stored last, per chunk. */
+  readonly storedHashes: Uint8Array;
   readonly #hashKey: Uint8Array;
   readonly #present: ChunkSet;
   readonly #dirty: ChunkSet;
@@ -30,11 +40,20 @@ export class MemoryRegion implements ChunkStore, DirtySource {
     readonly chunkBytes: number;
     readonly hashKey: Uint8Array;
     readonly present: "all" | "none";
+    /** Several regions in place of one of `bytes`. */
+    readonly regions?: readonly { readonly name: string; readonly bytes: number }[];
   }) {
-    this.bytes = options.bytes;
     this.chunkBytes = options.chunkBytes;
-    this.chunkCount = Math.ceil(options.bytes / options.chunkBytes);
-    this.memory = new Uint8Array(options.bytes);
+    this.regions = sliceRegions(
+      options.regions ?? [{ name: "test", bytes: options.bytes }],
+      options.chunkBytes,
+    );
+    this.bytes = this.regions.reduce((sum, region) => sum + region.bytes, 0);
+    this.chunkCount = this.regions.reduce((sum, region) => sum + region.chunkCount, 0);
+    this.memory = new Uint8Array(
+      options.regions === undefined ? options.bytes : this.chunkCount * options.chunkBytes,
+    );
+    this.storedHashes = new Uint8Array(this.chunkCount * HASH_BYTES);
     this.#hashKey = options.hashKey;
     this.#present = new ChunkSet(this.chunkCount);
     if (options.present === "all") this.#present.addAll(ChunkSet.all(this.chunkCount));
@@ -112,6 +131,7 @@ export class MemoryRegion implements ChunkStore, DirtySource {
         outcomes[i] = StoreOutcome.skipped;
       } else {
         slot.set(bytes);
+        this.storedHashes.set(promised, index * HASH_BYTES);
         if (request.ifAbsent) this.#present.add(index);
       }
     });
@@ -122,6 +142,18 @@ export class MemoryRegion implements ChunkStore, DirtySource {
 
   sync(): Promise<void> {
     return Promise.resolve();
+  }
+
+  checkpoint(): Promise<void> {
+    return this.sync();
+  }
+
+  chunkLength(index: number): number {
+    return lengthOfChunk(this.regions, this.chunkBytes, index);
+  }
+
+  get presence(): Uint8Array {
+    return this.#present.toBits();
   }
 
   setPresent(bitmap: Uint8Array): void {
@@ -183,7 +215,8 @@ export class MemoryRegion implements ChunkStore, DirtySource {
   }
 
   #slot(index: number): Uint8Array {
-    return this.memory.subarray(index * this.chunkBytes, (index + 1) * this.chunkBytes);
+    const start = index * this.chunkBytes;
+    return this.memory.subarray(start, start + this.chunkLength(index));
   }
 
   #hash(bytes: Uint8Array): Uint8Array {

@@ -7,21 +7,19 @@ import { afterEach, expect, test } from "vitest";
 import { loadNative } from "../../../native/index.ts";
 import { MigrationError } from "../../../peer/errors.ts";
 import type { MigrationEvent, MigrationTotals } from "../../../peer/migration/events.ts";
-import type { Destination } from "../../../peer/migration/destination.ts";
+import type { Destination, KeptChunks } from "../../../peer/migration/destination.ts";
 import type { LeecherOptions } from "../../../peer/migration/leecher-options.ts";
 import { Leecher } from "../../../peer/migration/leecher.ts";
-import {
-  decodeSnapshot,
-  encodeSnapshot,
-  type LeecherSnapshot,
-} from "../../../peer/migration/leecher-snapshot.ts";
-import { ChunkSet } from "../../../peer/migration/bitmap.ts";
-import { Seeder, type SeederHooks } from "../../../peer/migration/seeder.ts";
+import type { SeederHooks, SeederOptions } from "../../../peer/migration/seeder-options.ts";
+import { Seeder } from "../../../peer/migration/seeder.ts";
+import type { SessionPort } from "../../../peer/migration/session-port.ts";
+import type { Journal, LeecherRecord, SeederRecord } from "../../../peer/journal/journal.ts";
 import { memoryRelay, type MemoryRelay } from "../../../peer/net/memory-link.ts";
 import { PeerIdentity } from "../../../peer/net/peer-identity.ts";
 import { RelayControl } from "../../../peer/net/relay-control.ts";
 import type { Role } from "../../../relay/protocol/ids.ts";
 import { Switchboard } from "../../../relay/switchboard/switchboard.ts";
+import { MemoryJournal } from "../../support/memory-journal.ts";
 import { MemoryRegion } from "../../support/memory-region.ts";
 import { MemorySessionStore } from "../../support/memory-session-store.ts";
 import { SeededRandom } from "../../support/seeded-random.ts";
@@ -36,8 +34,12 @@ interface World {
   readonly seeder: Seeder;
   readonly leecher: Leecher;
   readonly sessionId: Uint8Array;
-  /** Another leecher of the same peer goes on where the first one stopped. */
-  resume(snapshot: LeecherSnapshot): Promise<MigrationTotals>;
+  readonly journals: {
+    readonly seeder: MemoryJournal<SeederRecord>;
+    readonly leecher: MemoryJournal<LeecherRecord>;
+  };
+  /** The peer's process is killed, and another one of the same peer goes on where it stopped. */
+  restart(role: Role): Promise<Promise<MigrationTotals>>;
   /** The source's process is gone. */
   leaveSeeder(): void;
   readonly events: { readonly by: Role; readonly event: MigrationEvent }[];
@@ -51,11 +53,56 @@ afterEach(async () => {
 
 interface WorldOptions {
   readonly bytes: number;
+  readonly regions?: readonly { readonly name: string; readonly bytes: number }[];
   readonly mode?: LeecherOptions["mode"];
   readonly finalize?: LeecherOptions["finalize"];
   readonly hooks?: SeederHooks;
   readonly prepare?: (destination: Destination) => Promise<Destination>;
   readonly leecherSecret?: Uint8Array;
+}
+
+/** A peer's view of the outside, which ends with its process. */
+class Process implements SessionPort {
+  readonly control: RelayControl;
+  #dead = false;
+
+  constructor(control: RelayControl) {
+    this.control = control;
+  }
+
+  get ownership(): SessionPort["ownership"] {
+    return this.control.ownership;
+  }
+
+  async kill(): Promise<void> {
+    this.#dead = true;
+    await this.control.close();
+  }
+
+  /** What a dead process asks is never answered. */
+  #alive<T>(ask: () => Promise<T>): Promise<T> {
+    return this.#dead ? new Promise<T>(() => undefined) : ask();
+  }
+
+  journal<R>(journal: Journal<R>): Journal<R> {
+    return {
+      record: journal.record,
+      write: (record) => this.#alive(() => journal.write(record)),
+    };
+  }
+
+  pairing: SessionPort["pairing"] = (signal) => this.#alive(() => this.control.pairing(signal));
+  commit: SessionPort["commit"] = (epoch, signal) =>
+    this.#alive(() => this.control.commit(epoch, signal));
+  revoke: SessionPort["revoke"] = (reason, signal) =>
+    this.#alive(() => this.control.revoke(reason, signal));
+  reportPhase: SessionPort["reportPhase"] = (state, reason) => {
+    if (!this.#dead) this.control.reportPhase(state, reason);
+  };
+  reportProgress: SessionPort["reportProgress"] = (progress) =>
+    this.control.reportProgress(progress);
+  reportIndex: SessionPort["reportIndex"] = (frame) =>
+    this.#alive(() => this.control.reportIndex(frame));
 }
 
 async function makeWorld(options: WorldOptions): Promise<World> {
@@ -67,92 +114,120 @@ async function makeWorld(options: WorldOptions): Promise<World> {
   store.create(sessionId, tokens);
   const switchboard = new Switchboard({ store, log: () => undefined });
   const network = memoryRelay((incoming) => switchboard.accept(incoming));
+  const { regions } = options;
   const region = { bytes: options.bytes, chunkBytes: CHUNK_BYTES, hashKey };
-  const source = new MemoryRegion({ ...region, present: "all" });
-  const destination = new MemoryRegion({ ...region, present: "none" });
+  const grouped = { ...region, ...(regions === undefined ? {} : { regions }) };
+  const source = new MemoryRegion({ ...grouped, present: "all" });
+  const destination = new MemoryRegion({ ...grouped, present: "none" });
   const events: World["events"][number][] = [];
   const holder: { seeder?: Seeder; leecher?: Leecher } = {};
-  const join = (role: Role): Promise<RelayControl> =>
-    RelayControl.join({
-      ticket: {
-        relayUrl: "https://memory:1",
-        certificateHashes: [],
-        sessionId,
-        role,
-        token: tokens[role],
-        secret,
-      },
-      identity: PeerIdentity.generate(),
-      dial: (signal) => network.dial({ url: "https://memory:1", certificateHashes: [], signal }),
-      onOwnership: (ownership) => holder[role]?.ownershipChanged(ownership),
-      onCommand: (command) => {
-        if (command === "finalize") holder.leecher?.finalize();
-      },
-    });
-  const seederSession = await join("seeder");
-  const leecherSession = await join("leecher");
-  const seeder = new Seeder({
-    session: seederSession,
-    sessionId,
-    secret,
-    region: source,
-    regionName: "test",
-    dirty: source,
-    hashKey,
-    keyedHash: (data) => loadNative().blake3(data, hashKey),
-    onEvent: (event) => events.push({ by: "seeder", event }),
-    ...(options.hooks === undefined ? {} : { hooks: options.hooks }),
-  });
-  const leecherOptions: LeecherOptions = {
-    session: leecherSession,
-    sessionId,
-    secret: options.leecherSecret ?? secret,
-    keyedHash: (key) => (data) => loadNative().blake3(data, key),
-    mode: options.mode ?? "hybrid",
-    finalize: options.finalize ?? { kind: "auto" },
-    downtimeBudgetMs: 300,
-    dataStreams: 3,
-    prepare: () => {
-      const place: Destination = {
-        region: destination,
-        exported: false,
-        get onFault() {
-          return destination.onFault;
-        },
-        set onFault(onFault) {
-          destination.onFault = onFault;
-        },
-      };
-      return options.prepare?.(place) ?? Promise.resolve(place);
-    },
-    onEvent: (event) => events.push({ by: "leecher", event }),
+  const identities = { seeder: PeerIdentity.generate(), leecher: PeerIdentity.generate() };
+  const journals: World["journals"] = {
+    seeder: new MemoryJournal<SeederRecord>(),
+    leecher: new MemoryJournal<LeecherRecord>(),
   };
-  const leecher = new Leecher(leecherOptions);
-  holder.seeder = seeder;
-  holder.leecher = leecher;
+  const join = async (role: Role, rejoin: boolean): Promise<Process> =>
+    new Process(
+      await RelayControl.join({
+        ticket: {
+          relayUrl: "https://memory:1",
+          certificateHashes: [],
+          sessionId,
+          role,
+          token: tokens[role],
+          secret,
+        },
+        identity: identities[role],
+        rejoin,
+        dial: (signal) => network.dial({ url: "https://memory:1", certificateHashes: [], signal }),
+        onOwnership: (ownership) => holder[role]?.ownershipChanged(ownership),
+        onCommand: (command) => {
+          if (command === "finalize") holder.leecher?.finalize();
+        },
+      }),
+    );
+  const processes = {
+    seeder: await join("seeder", false),
+    leecher: await join("leecher", false),
+  };
+  const makeSeeder = (): Seeder => {
+    const seederOptions: SeederOptions = {
+      session: processes.seeder,
+      sessionId,
+      secret,
+      region: source,
+      dirty: source,
+      hashKey,
+      keyedHash: (data) => loadNative().blake3(data, hashKey),
+      journal: processes.seeder.journal(journals.seeder),
+      onEvent: (event) => events.push({ by: "seeder", event }),
+      ...(options.hooks === undefined ? {} : { hooks: options.hooks }),
+    };
+    return (holder.seeder = new Seeder(seederOptions));
+  };
+  const makeLeecher = (): Leecher => {
+    const kept = journals.leecher.record !== undefined;
+    const leecherOptions: LeecherOptions = {
+      session: processes.leecher,
+      sessionId,
+      secret: options.leecherSecret ?? secret,
+      keyedHash: (key) => (data) => loadNative().blake3(data, key),
+      mode: options.mode ?? "hybrid",
+      finalize: options.finalize ?? { kind: "auto" },
+      downtimeBudgetMs: 300,
+      dataStreams: 3,
+      journal: processes.leecher.journal(journals.leecher),
+      prepare: async () => {
+        const place: Destination = {
+          region: destination,
+          exported: false,
+          get onFault() {
+            return destination.onFault;
+          },
+          set onFault(onFault) {
+            destination.onFault = onFault;
+          },
+          ...(kept ? { kept: await keptBy(destination) } : {}),
+        };
+        return (await options.prepare?.(place)) ?? place;
+      },
+      onEvent: (event) => events.push({ by: "leecher", event }),
+    };
+    return (holder.leecher = new Leecher(leecherOptions));
+  };
   const world: World = {
     store,
     network,
     source,
     destination,
-    seeder,
-    leecher,
+    seeder: makeSeeder(),
+    leecher: makeLeecher(),
     sessionId,
     events,
-    leaveSeeder: () => void seederSession.close(),
-    resume: (snapshot) => {
-      const next = new Leecher({ ...leecherOptions, resumeFrom: snapshot });
-      holder.leecher = next;
-      return next.run();
+    journals,
+    leaveSeeder: () => void processes.seeder.control.close(),
+    restart: async (role) => {
+      await processes[role].kill();
+      processes[role] = await join(role, true);
+      return (role === "seeder" ? makeSeeder() : makeLeecher()).run();
     },
     close: async () => {
       network.close("LINK_CLOSED", "the test is over");
-      await Promise.all([seederSession.close(), leecherSession.close()]);
+      await Promise.all([processes.seeder.control.close(), processes.leecher.control.close()]);
       switchboard.close();
     },
   };
   open.push(world);
   return world;
+}
+
+async function keptBy(region: MemoryRegion): Promise<KeptChunks> {
+  const { hashes } = await region.hash(Uint32Array.from(new Array(region.chunkCount).keys()));
+  return {
+    present: region.presence,
+    presentHashes: region.storedHashes.slice(),
+    heldHashes: hashes,
+  };
 }
 
 /** Writes at random places until the workload is not let through any more. @returns Stops it. */
@@ -310,59 +385,108 @@ test("a peer without the session's secret is refused and nothing of the region r
   expect(world.source.running).toBe(true);
 }, 30_000);
 
-test("a leecher that stops after the commit leaves a snapshot with which another finishes", async () => {
+test("a leecher that stops after the commit is followed by one that finishes from its journal", async () => {
   const random = new SeededRandom(5);
   const world = await makeWorld({ bytes: 4000 * CHUNK_BYTES + 5, mode: "postcopy" });
   world.source.memory.set(random.bytes(300 * CHUNK_BYTES));
   // Slow enough that something is missing when it stops.
   world.source.pause = () => new Promise((resolve) => setTimeout(resolve, 15));
   const sending = world.seeder.run();
-  const first = world.leecher.run();
-  while (!world.leecher.committed || !world.destination.running) {
+  void world.leecher.run().catch(() => undefined);
+  while (
+    !world.leecher.committed ||
+    !world.destination.running ||
+    world.leecher.missingChunks === 4001
+  ) {
     await new Promise((resolve) => setTimeout(resolve, 1));
   }
-  world.leecher.abandon(new MigrationError("CANCELLED", "stopped by the test"));
-  await expect(first).rejects.toMatchObject({ code: "CANCELLED" });
-  world.destination.setGate("closed");
-  const taken = await world.leecher.snapshot();
-  expect(taken).toBeDefined();
-  const snapshot = decodeSnapshot(encodeSnapshot(taken ?? expect.unreachable()));
-  expect(world.leecher.missingChunks).toBeGreaterThan(0);
-
   // What the workload wrote before the stop is the destination's own and must survive.
-  const written = new ChunkSet(world.destination.chunkCount);
-  written.addPage({ first: 0, bits: snapshot.ready });
-  const [kept = 0] = written;
-  world.destination.setGate("open");
-  expect(world.destination.write(kept * CHUNK_BYTES, Uint8Array.of(1, 2, 3))).toBe(true);
+  const kept = world.destination.presence.findIndex((byte) => byte !== 0) * 8;
+  const written = world.destination.write(kept * CHUNK_BYTES, Uint8Array.of(1, 2, 3));
+  expect(world.leecher.missingChunks).toBeGreaterThan(0);
   world.destination.setGate("closed");
-
-  const second = world.resume(snapshot);
+  const second = await world.restart("leecher");
   await Promise.all([sending, second]);
   const source = Uint8Array.from(world.source.memory);
-  source.set([1, 2, 3], kept * CHUNK_BYTES);
+  if (written) source.set([1, 2, 3], kept * CHUNK_BYTES);
   expect(Buffer.compare(source, world.destination.memory)).toBe(0);
+  expect(world.journals.leecher.record?.phase).toBe("done");
+  expect(world.journals.seeder.record?.phase).toBe("released");
 }, 30_000);
 
-test("decodeSnapshot() refuses what is cut short or of another kind", () => {
-  expect(() => decodeSnapshot(new Uint8Array(100))).toThrow(MigrationError);
-  const whole = encodeSnapshot({
-    offer: {
-      kind: "offer",
-      regionName: "r",
-      regionBytes: 5000,
-      chunkBytes: 4096,
-      hashKey: randomBytes(32),
-    },
-    epoch: 3,
-    root: undefined,
-    ready: Uint8Array.of(1),
-    hashes: new Uint8Array(64),
-  });
-  for (let end = 0; end < whole.length; end += 7) {
-    expect(() => decodeSnapshot(whole.subarray(0, end))).toThrow(MigrationError);
+test("peers that are killed and started again in any phase lose nothing", async () => {
+  for (let seed = 1; seed <= 24; seed++) {
+    const random = new SeededRandom(100 + seed);
+    const world = await makeWorld({
+      bytes: 0,
+      regions: [
+        { name: "memory", bytes: 100 * CHUNK_BYTES },
+        { name: "disk", bytes: 60 * CHUNK_BYTES + 11 },
+      ],
+      mode: (["hybrid", "precopy", "postcopy"] as const)[seed % 3] ?? "hybrid",
+    });
+    const pause = (): Promise<void> =>
+      random.below(3) === 0
+        ? new Promise((resolve) => setTimeout(resolve, random.below(5)))
+        : Promise.resolve();
+    world.source.pause = pause;
+    world.destination.pause = pause;
+    world.source.write(0, random.bytes(90 * CHUNK_BYTES));
+    const writer = startWriter(world.source, random);
+    const running = { seeder: world.seeder.run(), leecher: world.leecher.run() };
+    for (let kills = 0; kills < 3; kills++) {
+      await new Promise((resolve) => setTimeout(resolve, random.below(300)));
+      const role = random.below(2) === 0 ? "seeder" : "leecher";
+      const phase = world.journals[role].record?.phase;
+      if (phase === "done" || phase === "released") break;
+      void running[role].catch(() => undefined);
+      running[role] = await world.restart(role);
+    }
+    const [sent, received] = await Promise.all([running.seeder, running.leecher]).finally(() =>
+      writer.stop(),
+    );
+    expect(sent.rootHash, `seed ${seed}`).toBe(received.rootHash);
+    expect(Buffer.compare(world.source.memory, world.destination.memory), `seed ${seed}`).toBe(0);
+    expect(world.source.fenced).toBe(true);
+    expect(world.destination.running).toBe(true);
+    await world.close();
   }
-  expect(decodeSnapshot(whole).epoch).toBe(3);
+}, 60_000);
+
+test("a journal that cannot be written before the commit leaves the workload at the source", async () => {
+  for (const role of ["seeder", "leecher"] as const) {
+    const world = await makeWorld({ bytes: 20 * CHUNK_BYTES });
+    const failing = role === "seeder" ? "finalized" : "committing";
+    const { journals } = world;
+    const write = journals[role].write.bind(journals[role]) as (record: never) => Promise<void>;
+    journals[role].write = (record: SeederRecord & LeecherRecord) =>
+      record.phase === failing
+        ? Promise.reject(new MigrationError("JOURNAL_FAILED", "the disk is full"))
+        : write(record as never);
+    const [sent, received] = await Promise.allSettled([world.seeder.run(), world.leecher.run()]);
+    const own = role === "seeder" ? sent : received;
+    expect(own).toMatchObject({ status: "rejected", reason: { code: "JOURNAL_FAILED" } });
+    expect(world.source.running).toBe(true);
+    expect(world.destination.running).toBe(false);
+    expect(world.store.session(world.sessionId).owner).toBe("seeder");
+  }
+});
+
+test("finalize that is asked again gets the same answer", async () => {
+  const world = await makeWorld({ bytes: 60 * CHUNK_BYTES, finalize: { kind: "manual" } });
+  void world.seeder.run().catch(() => undefined);
+  const running = world.leecher.run();
+  await new Promise((resolve) => setTimeout(resolve, 50));
+  world.store.unavailable = true;
+  world.leecher.finalize();
+  await new Promise((resolve) => setTimeout(resolve, 200));
+  const first = world.journals.seeder.record?.finalized;
+  expect(first).toBeDefined();
+  world.store.unavailable = false;
+  const sending = await world.restart("seeder");
+  const [sent, received] = await Promise.all([sending, running]);
+  expect(world.journals.seeder.record?.finalized).toEqual(first);
+  expect(sent.rootHash).toBe(received.rootHash);
 });
 
 test("a migration hands over when the workload stops writing after a round", async () => {
