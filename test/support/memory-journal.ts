@@ -3,24 +3,19 @@
  *
  * @module
  */
+import { MigrationError } from "../../peer/errors.ts";
 import type { Journal } from "../../peer/journal/journal.ts";
 
-export class MemoryJournal<R> implements Journal<R> {
+export class MemoryJournal<R extends { readonly phase: string }> implements Journal<R> {
   record: R | undefined;
-  /** All that was written, oldest first. */
-  readonly written: R[] = [];
-
-  /** @param failing Makes a write fail. */
-  constructor(options: { readonly failing?: (record: R) => boolean } = {}) {
-    this.#failing = options.failing;
-  }
-
-  readonly #failing: ((record: R) => boolean) | undefined;
+  /** Records of this phase cannot be written. */
+  failing: R["phase"] | undefined;
 
   write(record: R): Promise<void> {
-    if (this.#failing?.(record) === true) return Promise.reject(new Error("the disk is full"));
+    if (record.phase === this.failing) {
+      return Promise.reject(new MigrationError("JOURNAL_FAILED", "the disk is full"));
+    }
     this.record = record;
-    this.written.push(record);
     return Promise.resolve();
   }
 }

@@ -22,10 +22,21 @@ const page = fc.record({
 const message: fc.Arbitrary<Message> = fc.oneof(
   fc.record({
     kind: fc.constant("offer" as const),
-    regionName: fc.string({ unit: "binary", maxLength: 60 }).filter((s) => s.isWellFormed()),
-    regionBytes: fc.integer({ min: 1, max: 2 ** 40 }),
+    regions: fc.uniqueArray(
+      fc.record({
+        name: fc.string({ unit: "binary", maxLength: 60 }).filter((s) => s.isWellFormed()),
+        bytes: fc.integer({ min: 1, max: 2 ** 36 }),
+      }),
+      { minLength: 1, maxLength: 8, selector: (region) => region.name },
+    ),
     chunkBytes: fc.integer({ min: 12, max: 22 }).map((n) => 2 ** n),
     hashKey: bytes(32),
+    folded: u32,
+  }),
+  fc.record({
+    kind: fc.constant("knows" as const),
+    first: u32,
+    hashes: fc.integer({ min: 1, max: 20 }).chain((count) => bytes(32 * count)),
   }),
   fc.record({ kind: fc.constant("accept" as const), mode: fc.constantFrom(...MODES) }),
   fc.constant({ kind: "track" as const }),

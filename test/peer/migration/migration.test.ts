@@ -39,7 +39,7 @@ interface World {
     readonly leecher: MemoryJournal<LeecherRecord>;
   };
   /** The peer's process is killed, and another one of the same peer goes on where it stopped. */
-  restart(role: Role): Promise<Promise<MigrationTotals>>;
+  restart(role: Role): Promise<{ readonly running: Promise<MigrationTotals> }>;
   /** The source's process is gone. */
   leaveSeeder(): void;
   readonly events: { readonly by: Role; readonly event: MigrationEvent }[];
@@ -209,7 +209,7 @@ async function makeWorld(options: WorldOptions): Promise<World> {
     restart: async (role) => {
       await processes[role].kill();
       processes[role] = await join(role, true);
-      return (role === "seeder" ? makeSeeder() : makeLeecher()).run();
+      return { running: (role === "seeder" ? makeSeeder() : makeLeecher()).run() };
     },
     close: async () => {
       network.close("LINK_CLOSED", "the test is over");
@@ -406,7 +406,7 @@ test("a leecher that stops after the commit is followed by one that finishes fro
   expect(world.leecher.missingChunks).toBeGreaterThan(0);
   world.destination.setGate("closed");
   const second = await world.restart("leecher");
-  await Promise.all([sending, second]);
+  await Promise.all([sending, second.running]);
   const source = Uint8Array.from(world.source.memory);
   if (written) source.set([1, 2, 3], kept * CHUNK_BYTES);
   expect(Buffer.compare(source, world.destination.memory)).toBe(0);
@@ -440,7 +440,7 @@ test("peers that are killed and started again in any phase lose nothing", async 
       const phase = world.journals[role].record?.phase;
       if (phase === "done" || phase === "released") break;
       void running[role].catch(() => undefined);
-      running[role] = await world.restart(role);
+      running[role] = (await world.restart(role)).running;
     }
     const [sent, received] = await Promise.all([running.seeder, running.leecher]).finally(() =>
       writer.stop(),
@@ -456,13 +456,7 @@ test("peers that are killed and started again in any phase lose nothing", async 
 test("a journal that cannot be written before the commit leaves the workload at the source", async () => {
   for (const role of ["seeder", "leecher"] as const) {
     const world = await makeWorld({ bytes: 20 * CHUNK_BYTES });
-    const failing = role === "seeder" ? "finalized" : "committing";
-    const { journals } = world;
-    const write = journals[role].write.bind(journals[role]) as (record: never) => Promise<void>;
-    journals[role].write = (record: SeederRecord & LeecherRecord) =>
-      record.phase === failing
-        ? Promise.reject(new MigrationError("JOURNAL_FAILED", "the disk is full"))
-        : write(record as never);
+    world.journals[role].failing = role === "seeder" ? "finalized" : "committing";
     const [sent, received] = await Promise.allSettled([world.seeder.run(), world.leecher.run()]);
     const own = role === "seeder" ? sent : received;
     expect(own).toMatchObject({ status: "rejected", reason: { code: "JOURNAL_FAILED" } });
@@ -483,8 +477,8 @@ test("finalize that is asked again gets the same answer", async () => {
   const first = world.journals.seeder.record?.finalized;
   expect(first).toBeDefined();
   world.store.unavailable = false;
-  const sending = await world.restart("seeder");
-  const [sent, received] = await Promise.all([sending, running]);
+  const again = await world.restart("seeder");
+  const [sent, received] = await Promise.all([again.running, running]);
   expect(world.journals.seeder.record?.finalized).toEqual(first);
   expect(sent.rootHash).toBe(received.rootHash);
 });
