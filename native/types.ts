@@ -18,6 +18,11 @@ export type RegionStore =
       readonly kind: "memory";
     }
   | {
+      /** A file or memfd that is open already, of exactly the region's size; copied. Its lock comes with it. */
+      readonly kind: "descriptor";
+      readonly fd: number;
+    }
+  | {
       readonly kind: "file";
       readonly path: string;
       /** Make the file if it is absent. An existing file must have exactly the region's size. */
@@ -40,6 +45,13 @@ export interface RegionOptions {
   readonly present: "all" | "none";
   /** `open` serves exports at once; `closed` parks every request until `setGate("open")`. */
   readonly gate: "open" | "closed";
+  /**
+   * Beside the region, what of it is present and what was verified when it was stored, so that a later process
+   * goes on with it. `resume`: presence begins with what the file says; see `restored`.
+   *
+   * @throws NativeError `ESTATE` if the file is damaged or another region's
+   */
+  readonly state?: { readonly path: string; readonly mode: "create" | "resume" };
   /** Threads that read, hash and store for `read`, `hash` and `store`. Default 2. */
   readonly threads?: number;
   /**
@@ -132,6 +144,21 @@ export interface NativeRegion {
   /** Makes what was stored durable (fdatasync). */
   sync(): Promise<void>;
 
+  /**
+   * `sync`, and then everything that was present before the call is so after a crash of this host. An export's
+   * fsync does the same, so nothing that a workload made durable is ever taken for missing.
+   */
+  checkpoint(): Promise<void>;
+  /** 32 bytes per chunk, from the state: what was stored last and verified; zeros where nothing was. */
+  storedHashes(): Uint8Array;
+  /**
+   * What presence began with: nothing of an earlier process; exactly what it had, on the same boot of this
+   * host; or its last checkpoint, after a crash of the host.
+   */
+  readonly restored: "none" | "exact" | "checkpoint";
+  /** Of the open store, to be handed to a process that goes on after this one; -1 once it is closed. */
+  readonly descriptor: number;
+
   /** Chunks written through an export since the last take; leaves the set empty, in one atomic step per word. */
   takeDirty(): Uint8Array;
   /** Adds marks, e.g. those of a round that failed. */
@@ -165,6 +192,11 @@ export interface FuseMountOptions {
   readonly readAheadBytes?: number;
   /** Let other users see the mount. Default true for root. */
   readonly allowOther?: boolean;
+  /**
+   * Take over what another process mounted at `directory`: descriptors of all its channels, from `channels()`. One
+   * thread serves each. Nothing is answered before `serve`.
+   */
+  readonly channels?: readonly number[];
 }
 
 export interface FuseMount {
@@ -182,6 +214,18 @@ export interface FuseMount {
    * `draining` nothing can refill the cache: this is how a mapping is fenced.
    */
   invalidate(name: string): Promise<void>;
+  /**
+   * Descriptors of this connection. As long as some process holds all of them, the kernel keeps who waits for an
+   * answer waiting, though the process that was to give it is gone.
+   */
+  channels(): number[];
+  /**
+   * A mount that is taken over begins to answer, after every `add` (in the same order as before: the kernel knows
+   * files by number). The kernel sends again what was read and never answered.
+   *
+   * @returns `false` if it cannot (before Linux 6.9): whoever waits for such an answer waits on.
+   */
+  serve(): boolean;
   /** Unmounts (lazily if it is busy) and fails what is in flight with ENOTCONN. Idempotent. */
   unmount(): Promise<void>;
 }
@@ -199,6 +243,13 @@ export interface NativeAddon {
   openRegion(options: RegionOptions): NativeRegion;
   mountFuse(options: FuseMountOptions): FuseMount;
   probeFuse(): FuseProbe;
+  /**
+   * A copy of a descriptor of another process of this user that we may trace: of a child.
+   *
+   * @throws NativeError `ESRCH`, `EBADF`, `EPERM`
+   */
+  adoptDescriptor(pid: number, fd: number): number;
+  closeDescriptor(fd: number): void;
   /** BLAKE3-256: keyed with 32 bytes, or plain if `key` is undefined. On the calling thread. */
   blake3(data: Uint8Array, key?: Uint8Array): Uint8Array;
 }

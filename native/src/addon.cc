@@ -6,6 +6,7 @@
 #include "arguments.h"
 #include "bridge.h"
 #include "chunk_hash.h"
+#include "descriptors.h"
 #include "environment.h"
 #include "mount_object.h"
 #include "region_object.h"
@@ -38,6 +39,10 @@ Napi::Value mountFuse(const Napi::CallbackInfo& info) {
   return initialized(info) ? MountObject::mount(info) : info.Env().Undefined();
 }
 
+Napi::Value adopt(const Napi::CallbackInfo& info) {
+  return initialized(info) ? adoptDescriptor(info) : info.Env().Undefined();
+}
+
 Napi::Value hash(const Napi::CallbackInfo& info) {
   const Napi::Env env = info.Env();
   Arguments arguments(env);
@@ -64,6 +69,8 @@ Napi::Object start(Napi::Env env, Napi::Object exports) {
   exports.Set("openRegion", Napi::Function::New<openRegion>(env, "openRegion"));
   exports.Set("mountFuse", Napi::Function::New<mountFuse>(env, "mountFuse"));
   exports.Set("probeFuse", Napi::Function::New<MountObject::probe>(env, "probeFuse"));
+  exports.Set("adoptDescriptor", Napi::Function::New<adopt>(env, "adoptDescriptor"));
+  exports.Set("closeDescriptor", Napi::Function::New<closeDescriptor>(env, "closeDescriptor"));
   exports.Set("blake3", Napi::Function::New<hash>(env, "blake3"));
   return exports;
 }

@@ -181,12 +181,21 @@ Failure FuseMounter::mount(const Options& options) {
   return {};
 }
 
-Failure FuseMounter::prepareDirectory(const std::string& directory) {
-  if (::mkdir(directory.c_str(), 0755) == 0) {
-    madeDirectory_ = true;
-  } else if (errno != EEXIST) {
-    return Failure::system(errno, "mkdir", directory);
+Failure FuseMounter::adopt(const std::string& directory, int fd) {
+  fd_ = fd;
+  if (Failure failure = resolveDirectory(directory)) return failure;
+  const auto entry = mountAt(directory_);
+  if (!entry || entry->type != kType) {
+    return Failure::named("ENOTCONN", "'" + directory_ + "' is not mounted any more", directory_);
   }
+  withHelper_ = !hasSysAdmin();
+  device_ = entry->device;
+  mounted_ = true;
+  openAbort();
+  return {};
+}
+
+Failure FuseMounter::resolveDirectory(const std::string& directory) {
   // The parent is resolved and the last name is not: realpath() of a dead mount fails.
   std::string trimmed = directory;
   while (trimmed.size() > 1 && trimmed.back() == '/') trimmed.pop_back();
@@ -202,6 +211,17 @@ Failure FuseMounter::prepareDirectory(const std::string& directory) {
     if (!::realpath(directory.c_str(), resolved)) return Failure::system(errno, "realpath", directory);
     directory_ = resolved;
   }
+  return {};
+}
+
+Failure FuseMounter::prepareDirectory(const std::string& directory) {
+  if (::mkdir(directory.c_str(), 0755) == 0) {
+    madeDirectory_ = true;
+  } else if (errno != EEXIST) {
+    return Failure::system(errno, "mkdir", directory);
+  }
+  if (Failure failure = resolveDirectory(directory)) return failure;
+  struct stat info;
 
   // A server that was killed leaves its mount behind, and every access to it fails with ENOTCONN.
   for (auto entry = mountAt(directory_); entry && entry->type == kType; entry = mountAt(directory_)) {

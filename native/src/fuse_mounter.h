@@ -33,6 +33,9 @@ class FuseMounter {
   // Makes the directory if it is absent, detaches a dead mount of ours that it finds there, and
   // refuses a directory that is not empty.
   Failure mount(const Options& options);
+  // Takes over the connection that `fd` is a channel of, which another process mounted at `directory`.
+  // `fd` is ours from now on, whatever comes of it.
+  Failure adopt(const std::string& directory, int fd);
   // Detaches: lazily if it is busy. Leaves alone what is not ours any more. Idempotent.
   void unmount();
   // Ends the connection, whoever still uses it: blocked callers get an error and our blocked reads
@@ -55,6 +58,7 @@ class FuseMounter {
   const std::string& directory() const { return directory_; }
 
  private:
+  Failure resolveDirectory(const std::string& directory);
   Failure prepareDirectory(const std::string& directory);
   Failure mountAsRoot(bool allowOther);
   Failure mountWithHelper(bool allowOther);

@@ -30,6 +30,8 @@ constexpr uint16_t kCongestionThreshold = 64;
 // bound for the same reason; a waiting READ is some 200 bytes.
 constexpr size_t kMaxCalls = 65536;
 constexpr size_t kMaxCallBytes = 64 << 20;
+// Asks the kernel to send again what was read and not answered. Since Linux 6.9; not in older headers.
+constexpr int kNotifyResend = 7;
 // The oldest dialect spoken: Linux 4.20, for MAX_PAGES.
 constexpr uint32_t kOldestMinor = 28;
 
@@ -70,12 +72,19 @@ struct FuseServer::Call final : Waiter {
 
 std::shared_ptr<FuseServer> FuseServer::mount(const Options& options, Failure& failure) {
   std::shared_ptr<FuseServer> server(new FuseServer(options));
-  failure = server->mounter_.mount({.directory = options.directory, .allowOther = options.allowOther});
+  if (options.channels.empty()) {
+    failure = server->mounter_.mount({.directory = options.directory, .allowOther = options.allowOther});
+    if (!failure) server->openChannels();
+  } else {
+    failure = server->adopt();
+  }
   if (failure) {
     server->stopped_ = true;
     return nullptr;
   }
-  server->start();
+  // A new mount is asked for its directory at once; one that is taken over is asked for files, which must be
+  // there first.
+  if (options.channels.empty()) server->serve();
   return server;
 }
 
@@ -83,20 +92,69 @@ FuseServer::FuseServer(const Options& options) : options_(options) {}
 
 FuseServer::~FuseServer() { stop(std::chrono::milliseconds(0)); }
 
-void FuseServer::start() {
-  const bool canAbort = mounter_.canAbort();
-  if (!canAbort) stopEvent_ = ::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+void FuseServer::openChannels() {
   for (unsigned i = 0; i < options_.threads; i++) {
     auto channel = std::make_unique<Channel>();
     const int clone = i == 0 ? -1 : mounter_.clone();
     // Threads may share a channel; they contend a little more.
     channel->fd = clone >= 0 ? clone : mounter_.fd();
-    if (!canAbort) ::fcntl(channel->fd, F_SETFL, ::fcntl(channel->fd, F_GETFL) | O_NONBLOCK);
     channels_.push_back(std::move(channel));
+  }
+}
+
+Failure FuseServer::adopt() {
+  std::vector<int> copies;
+  Failure failure;
+  for (const int given : options_.channels) {
+    const int copy = ::fcntl(given, F_DUPFD_CLOEXEC, 3);
+    if (copy < 0) failure = Failure::system(errno, "fcntl");
+    else copies.push_back(copy);
+  }
+  if (!failure) failure = mounter_.adopt(options_.directory, copies.front());
+  if (failure) {
+    for (const int copy : copies) ::close(copy);
+    return failure;
+  }
+  for (const int copy : copies) {
+    auto channel = std::make_unique<Channel>();
+    channel->fd = copy;
+    channels_.push_back(std::move(channel));
+  }
+  return {};
+}
+
+bool FuseServer::serve() {
+  const std::lock_guard stopLock(stopMutex_);
+  if (stopped_ || std::exchange(serving_, true)) return true;
+  bool resent = true;
+  if (!options_.channels.empty()) {
+    // Before any thread reads: what is read from now on is ours, and must not be sent twice.
+    fuse_out_header message{};
+    message.len = sizeof message;
+    message.error = kNotifyResend;
+    ssize_t written;
+    do {
+      written = ::write(mounter_.fd(), &message, sizeof message);
+    } while (written < 0 && errno == EINTR);
+    resent = written >= 0;
+  }
+  const bool canAbort = mounter_.canAbort();
+  if (!canAbort) stopEvent_ = ::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+  for (auto& channel : channels_) {
+    if (!canAbort) ::fcntl(channel->fd, F_SETFL, ::fcntl(channel->fd, F_GETFL) | O_NONBLOCK);
   }
   for (auto& channel : channels_) workers_.emplace_back([this, &channel = *channel] { work(channel); });
   for (unsigned i = 0; i < options_.threads; i++) resumers_.emplace_back([this] { resume(); });
   flusher_.start();
+  return resent;
+}
+
+std::vector<int> FuseServer::channels() const {
+  std::vector<int> out;
+  for (const auto& channel : channels_) {
+    if (std::find(out.begin(), out.end(), channel->fd) == out.end()) out.push_back(channel->fd);
+  }
+  return out;
 }
 
 Failure FuseServer::add(const std::string& name, std::shared_ptr<Region> region, uint32_t mode, bool readOnly) {

@@ -41,10 +41,17 @@ class FuseServer {
     unsigned threads = 2;
     uint64_t readAheadBytes = 1 << 20;
     bool allowOther = false;
+    // Channels of a connection that another process mounted at the directory; copied. Empty: a new mount.
+    std::vector<int> channels;
   };
 
   static std::shared_ptr<FuseServer> mount(const Options& options, Failure& failure);
   ~FuseServer();
+
+  // Begins to answer; what the server before this one had read and not answered is sent again. False: the
+  // kernel cannot do that (before Linux 6.9), and whoever waits for such an answer waits for ever.
+  bool serve();
+  std::vector<int> channels() const;
 
   const std::string& directory() const { return mounter_.directory(); }
   Failure add(const std::string& name, std::shared_ptr<Region> region, uint32_t mode, bool readOnly);
@@ -64,7 +71,8 @@ class FuseServer {
   struct Channel;
 
   explicit FuseServer(const Options& options);
-  void start();
+  Failure adopt();
+  void openChannels();
 
   // Workers.
   void work(Channel& channel);
@@ -103,6 +111,7 @@ class FuseServer {
 
 
   const Options options_;
+  bool serving_ = false;
   FuseMounter mounter_;
   FuseDirectory files_;
 

@@ -3,6 +3,7 @@
 #include <unistd.h>
 
 #include <chrono>
+#include <climits>
 #include <thread>
 #include <utility>
 
@@ -29,6 +30,8 @@ Napi::Function MountObject::define(Napi::Env env) {
                          InstanceMethod<&MountObject::flush>("flush"),
                          InstanceMethod<&MountObject::invalidate>("invalidate"),
                          InstanceMethod<&MountObject::unmount>("unmount"),
+                         InstanceMethod<&MountObject::channels>("channels"),
+                         InstanceMethod<&MountObject::serve>("serve"),
                      });
 }
 
@@ -55,6 +58,17 @@ Napi::Value MountObject::mount(const Napi::CallbackInfo& info) {
   options.readAheadBytes =
       arguments.integer(given.Get("readAheadBytes"), "readAheadBytes", 0, kMaxReadAheadBytes, 1 << 20);
   options.allowOther = arguments.boolean(given.Get("allowOther"), "allowOther", ::geteuid() == 0);
+  const Napi::Value channels = given.Get("channels");
+  if (channels.IsArray()) {
+    const auto list = channels.As<Napi::Array>();
+    if (list.Length() == 0 || list.Length() > kMaxThreads) arguments.refuse("channels must name 1 to 64 descriptors");
+    for (uint32_t i = 0; arguments.ok() && i < list.Length(); i++) {
+      options.channels.push_back(static_cast<int>(arguments.integer(list.Get(i), "channels", 0, INT_MAX)));
+    }
+    options.threads = static_cast<unsigned>(options.channels.size());
+  } else if (!channels.IsUndefined()) {
+    arguments.refuse("channels must be an array");
+  }
   if (!arguments.ok()) return env.Undefined();
 
   const auto& environment = Environment::of(env);
@@ -156,6 +170,18 @@ Napi::Value MountObject::unmount(const Napi::CallbackInfo& info) {
     });
   }).detach();
   return pending.promise;
+}
+
+Napi::Value MountObject::channels(const Napi::CallbackInfo& info) {
+  Napi::Array out = Napi::Array::New(info.Env());
+  if (!server_) return out;
+  uint32_t count = 0;
+  for (const int fd : server_->channels()) out.Set(count++, Napi::Number::New(info.Env(), fd));
+  return out;
+}
+
+Napi::Value MountObject::serve(const Napi::CallbackInfo& info) {
+  return Napi::Boolean::New(info.Env(), !server_ || server_->serve());
 }
 
 void MountObject::release() {

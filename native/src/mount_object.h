@@ -30,6 +30,8 @@ class MountObject : public Napi::ObjectWrap<MountObject> {
   Napi::Value invalidate(const Napi::CallbackInfo& info);
   Napi::Value startFlush(const Napi::CallbackInfo& info, bool invalidate);
   Napi::Value unmount(const Napi::CallbackInfo& info);
+  Napi::Value channels(const Napi::CallbackInfo& info);
+  Napi::Value serve(const Napi::CallbackInfo& info);
   Napi::Value directory(const Napi::CallbackInfo& info);
   void release();
 

@@ -43,16 +43,24 @@ Failure closedFailure() { return Failure::named("ESHUTDOWN", "the region is clos
 std::shared_ptr<Region> Region::open(const RegionOptions& options, Failure& failure) {
   std::shared_ptr<Store> store = Store::open(options.store, options.bytes, failure);
   if (!store) return nullptr;
-  return std::shared_ptr<Region>(new Region(options, std::move(store)));
+  std::shared_ptr<RegionState> state;
+  if (!options.state.path.empty()) {
+    const auto chunks = static_cast<uint32_t>((options.bytes + options.chunkBytes - 1) / options.chunkBytes);
+    state = RegionState::open(options.state, options.bytes, options.chunkBytes, chunks, failure);
+    if (!state) return nullptr;
+  }
+  std::shared_ptr<Region> region(new Region(options, std::move(store), std::move(state)));
+  return region;
 }
 
-Region::Region(const RegionOptions& options, std::shared_ptr<Store> store)
+Region::Region(const RegionOptions& options, std::shared_ptr<Store> store, std::shared_ptr<RegionState> state)
     : bytes_(options.bytes),
       chunkBytes_(options.chunkBytes),
       chunkShift_(static_cast<unsigned>(std::countr_zero(options.chunkBytes))),
       chunkCount_(static_cast<uint32_t>((options.bytes + options.chunkBytes - 1) / options.chunkBytes)),
       tailBytes_(static_cast<uint32_t>(options.bytes - uint64_t{chunkCount_ - 1} * options.chunkBytes)),
       store_(std::move(store)),
+      state_(std::move(state)),
       hash_(options.hashKey, chunkBytes_, tailBytes_),
       present_(chunkCount_, options.present),
       dirty_(chunkCount_),
@@ -60,7 +68,17 @@ Region::Region(const RegionOptions& options, std::shared_ptr<Store> store)
       granted_(chunkCount_),
       zeros_(chunkCount_, store_->fresh()),
       waiting_(present_, options.gate, options.onFaults),
-      pool_(options.threads) {}
+      pool_(options.threads) {
+  if (!state_) return;
+  for (size_t i = 0; i < present_.words(); i++) present_.word(i).fetch_or(state_->word(i));
+}
+
+// The state first: once a chunk is served, the workload's bytes may stand in it, and a successor of this
+// process must never take them for missing.
+void Region::markPresent(uint32_t chunk) {
+  if (state_) state_->set(chunk);
+  present_.set(chunk);
+}
 
 Admission Region::begin(Access access, uint64_t offset, uint64_t length, bool pass) {
   // Counted before the gate is read: whoever shuts the gate and then quiesces either is seen here, or
@@ -122,7 +140,12 @@ int Region::zeroAt(uint64_t offset, uint64_t length) {
 int Region::syncForExport() {
   if (shutdown_.load()) return ESHUTDOWN;
   if (gate() == Gate::fenced) return ESTALE;
-  return store_->readOnly() ? 0 : store_->sync();
+  return makeDurable();
+}
+
+int Region::makeDurable() {
+  if (store_->readOnly()) return 0;
+  return state_ ? state_->checkpoint(*store_) : store_->sync();
 }
 
 void Region::served() {
@@ -233,7 +256,8 @@ Failure Region::storeChunk(StoreJob& job, size_t position) {
     }
   }
   const int error = writeChunk(chunk, bytes);
-  if (!error && job.ifAbsent) present_.set(chunk);
+  if (!error && state_) state_->setHash(chunk, digest.data());
+  if (!error && job.ifAbsent) markPresent(chunk);
   if (job.ifAbsent) {
     claimed_.clear(chunk);
     if (!error) waiting_.arrived(chunk);
@@ -263,7 +287,7 @@ int Region::writeChunk(uint32_t chunk, const uint8_t* bytes) {
 // the grant is looked for, so one of the two sides sees the other.
 void Region::grantIfAsked(uint32_t chunk) {
   if (!granted_.test(chunk) || present_.test(chunk) || !claimed_.set(chunk)) return;
-  present_.set(chunk);
+  markPresent(chunk);
   claimed_.clear(chunk);
   waiting_.arrived(chunk);
 }
@@ -274,6 +298,7 @@ void Region::setPresent(const uint8_t* bitmap) {
     if (!wanted) continue;
     granted_.word(i).fetch_or(wanted);
     const uint64_t mine = wanted & ~claimed_.word(i).fetch_or(wanted);
+    if (state_) state_->setWord(i, mine);
     present_.word(i).fetch_or(mine);
     claimed_.word(i).fetch_and(~mine);
   }
@@ -290,6 +315,14 @@ void Region::sync(std::function<void(Failure)> done) {
   syncPool_.submit([this, done = std::move(done)] {
     if (shutdown_.load()) return done(closedFailure());
     const int error = store_->readOnly() ? 0 : store_->sync();
+    done(error ? store_->explain(error, "fdatasync") : Failure{});
+  });
+}
+
+void Region::checkpoint(std::function<void(Failure)> done) {
+  syncPool_.submit([this, done = std::move(done)] {
+    if (shutdown_.load()) return done(closedFailure());
+    const int error = makeDurable();
     done(error ? store_->explain(error, "fdatasync") : Failure{});
   });
 }

@@ -20,6 +20,7 @@
 #include "chunk_hash.h"
 #include "in_flight.h"
 #include "io_pool.h"
+#include "region_state.h"
 #include "store.h"
 #include "waiting_room.h"
 
@@ -31,6 +32,8 @@ struct RegionOptions {
   uint32_t chunkBytes = 0;
   const uint8_t* hashKey = nullptr;  // 32 bytes, copied
   bool present = false;
+  // Beside the region; an empty path: nothing is kept.
+  RegionState::Options state;
   Gate gate = Gate::closed;
   unsigned threads = 2;
   // On any thread; must only hand over.
@@ -98,6 +101,10 @@ class Region {
   void read(std::shared_ptr<ReadJob> job, std::function<void()> done);
   void store(std::shared_ptr<StoreJob> job, std::function<void()> done);
   void sync(std::function<void(Failure)> done);
+  // sync(), and then what was present before it is so after a crash of the host. Without a state: sync().
+  void checkpoint(std::function<void(Failure)> done);
+  const RegionState* state() const { return state_.get(); }
+  int descriptor() const { return store_->descriptor(); }
 
   AtomicBitmap& dirty() { return dirty_; }
   const AtomicBitmap& present() const { return present_; }
@@ -110,7 +117,9 @@ class Region {
   void shutdown();
 
  private:
-  Region(const RegionOptions& options, std::shared_ptr<Store> store);
+  Region(const RegionOptions& options, std::shared_ptr<Store> store, std::shared_ptr<RegionState> state);
+  int makeDurable();
+  void markPresent(uint32_t chunk);
 
   Failure readChunk(ReadJob& job, size_t position, std::vector<uint8_t>& scratch);
   Failure storeChunk(StoreJob& job, size_t position);
@@ -124,6 +133,7 @@ class Region {
   const uint32_t chunkCount_;
   const uint32_t tailBytes_;
   const std::shared_ptr<Store> store_;
+  const std::shared_ptr<RegionState> state_;
   ChunkHash hash_;
 
   AtomicBitmap present_;

@@ -1,5 +1,6 @@
 #include "region_object.h"
 
+#include <climits>
 #include <thread>
 #include <utility>
 #include <vector>
@@ -42,7 +43,11 @@ StoreOptions storeArgument(Arguments& arguments, const Napi::Object& object) {
     store.memory = true;
     return store;
   }
-  if (kind != "file") arguments.refuse("store.kind must be memory or file");
+  if (kind == "descriptor") {
+    store.descriptor = static_cast<int>(arguments.integer(object.Get("fd"), "store.fd", 0, INT_MAX));
+    return store;
+  }
+  if (kind != "file") arguments.refuse("store.kind must be memory, file or descriptor");
   if (!arguments.ok()) return store;
   store.path = arguments.string(object.Get("path"), "store.path");
   if (store.path.find('\0') != std::string::npos) arguments.refuse("store.path must not contain NUL");
@@ -65,6 +70,10 @@ Napi::Function RegionObject::define(Napi::Env env) {
                          InstanceMethod<&RegionObject::hash>("hash"),
                          InstanceMethod<&RegionObject::store>("store"),
                          InstanceMethod<&RegionObject::sync>("sync"),
+                         InstanceMethod<&RegionObject::checkpoint>("checkpoint"),
+                         InstanceMethod<&RegionObject::storedHashes>("storedHashes"),
+                         InstanceAccessor<&RegionObject::descriptor>("descriptor", napi_enumerable),
+                         InstanceAccessor<&RegionObject::restored>("restored", napi_enumerable),
                          InstanceMethod<&RegionObject::takeDirty>("takeDirty"),
                          InstanceMethod<&RegionObject::mergeDirty>("mergeDirty"),
                          InstanceMethod<&RegionObject::presence>("presence"),
@@ -103,6 +112,16 @@ Napi::Value RegionObject::open(const Napi::CallbackInfo& info) {
   options.gate = gateArgument(arguments, given.Get("gate"));
   if (options.gate != Gate::open && options.gate != Gate::closed) {
     arguments.refuse("gate must be open or closed at first");
+  }
+  const Napi::Value state = given.Get("state");
+  if (!state.IsUndefined()) {
+    const Napi::Object fields = arguments.object(state, "state");
+    if (!arguments.ok()) return env.Undefined();
+    options.state.path = arguments.string(fields.Get("path"), "state.path");
+    const std::string mode = arguments.string(fields.Get("mode"), "state.mode");
+    if (mode != "create" && mode != "resume") arguments.refuse("state.mode must be create or resume");
+    if (options.state.path.empty()) arguments.refuse("state.path must not be empty");
+    options.state.resume = mode == "resume";
   }
   options.threads =
       static_cast<unsigned>(arguments.integer(given.Get("threads"), "threads", 1, kMaxThreads, 2));
@@ -269,6 +288,39 @@ Napi::Value RegionObject::sync(const Napi::CallbackInfo& info) {
     bridge->resolve(id);
   });
   return pending.promise;
+}
+
+Napi::Value RegionObject::checkpoint(const Napi::CallbackInfo& info) {
+  const Napi::Env env = info.Env();
+  Region* region = region_.get();
+  if (!region) return rejectClosed(env);
+  const auto pending = bridge_->open(env, {info.This()});
+  region->checkpoint([bridge = bridge_, id = pending.id](Failure failure) {
+    if (failure) return bridge->reject(id, std::move(failure));
+    bridge->resolve(id);
+  });
+  return pending.promise;
+}
+
+Napi::Value RegionObject::storedHashes(const Napi::CallbackInfo& info) {
+  const Napi::Env env = info.Env();
+  const Region* region = openOrThrow(env);
+  if (!region) return env.Undefined();
+  std::vector<uint8_t> hashes(size_t{chunkCount_} * 32);
+  if (region->state()) region->state()->copyHashes(hashes.data());
+  return makeBytes(env, hashes.data(), hashes.size());
+}
+
+Napi::Value RegionObject::descriptor(const Napi::CallbackInfo& info) {
+  return Napi::Number::New(info.Env(), region_ ? region_->descriptor() : -1);
+}
+
+Napi::Value RegionObject::restored(const Napi::CallbackInfo& info) {
+  const Restored restored = region_ && region_->state() ? region_->state()->restored() : Restored::none;
+  const char* name = restored == Restored::exact        ? "exact"
+                     : restored == Restored::checkpoint ? "checkpoint"
+                                                        : "none";
+  return Napi::String::New(info.Env(), name);
 }
 
 Napi::Value RegionObject::bitmap(Napi::Env env, const std::function<void(uint8_t*)>& fill) {

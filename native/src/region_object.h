@@ -48,6 +48,10 @@ class RegionObject : public Napi::ObjectWrap<RegionObject> {
   Napi::Value hash(const Napi::CallbackInfo& info);
   Napi::Value store(const Napi::CallbackInfo& info);
   Napi::Value sync(const Napi::CallbackInfo& info);
+  Napi::Value checkpoint(const Napi::CallbackInfo& info);
+  Napi::Value storedHashes(const Napi::CallbackInfo& info);
+  Napi::Value descriptor(const Napi::CallbackInfo& info);
+  Napi::Value restored(const Napi::CallbackInfo& info);
   Napi::Value takeDirty(const Napi::CallbackInfo& info);
   void mergeDirty(const Napi::CallbackInfo& info);
   Napi::Value presence(const Napi::CallbackInfo& info);

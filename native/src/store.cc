@@ -32,7 +32,9 @@ bool unsupported(int error) { return error == EOPNOTSUPP || error == ENOSYS || e
 
 std::shared_ptr<Store> Store::open(const StoreOptions& options, uint64_t bytes, Failure& failure) {
   std::shared_ptr<Store> store(new Store(options, bytes));
-  failure = options.memory ? store->openMemory() : store->openFile();
+  failure = options.memory             ? store->openMemory()
+            : options.descriptor >= 0 ? store->openDescriptor()
+                                      : store->openFile();
   return failure ? nullptr : store;
 }
 
@@ -50,6 +52,18 @@ Failure Store::openMemory() {
     return Failure::system(errno, "fcntl");
   }
   fresh_ = true;
+  return {};
+}
+
+Failure Store::openDescriptor() {
+  fd_ = ::fcntl(options_.descriptor, F_DUPFD_CLOEXEC, 3);
+  if (fd_ < 0) return Failure::system(errno, "fcntl");
+  struct stat info;
+  if (::fstat(fd_, &info) != 0) return Failure::system(errno, "fstat");
+  if (!S_ISREG(info.st_mode) || static_cast<uint64_t>(info.st_size) != bytes_) {
+    return Failure::named("ESIZE", "the descriptor that was handed over is of another region");
+  }
+  options_.readOnly = (::fcntl(fd_, F_GETFL) & O_ACCMODE) == O_RDONLY;
   return {};
 }
 

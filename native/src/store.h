@@ -18,6 +18,8 @@ namespace memferry {
 
 struct StoreOptions {
   bool memory = false;
+  // An open file of exactly the region's size, copied; its lock comes with it. -1: none.
+  int descriptor = -1;
   std::string path;
   bool create = false;
   bool reserve = false;
@@ -40,6 +42,7 @@ class Store {
   int sync();
 
   bool readOnly() const { return options_.readOnly; }
+  int descriptor() const { return fd_; }
   // Made by us just now: reads as zeros throughout.
   bool fresh() const { return fresh_; }
   // What an errno of the above means here, with the path, and with the truth about a truncated file.
@@ -49,6 +52,7 @@ class Store {
   Store(const StoreOptions& options, uint64_t bytes) : options_(options), bytes_(bytes) {}
   Failure openMemory();
   Failure openFile();
+  Failure openDescriptor();
   Failure prepareFile();
   int writeZeros(uint64_t offset, uint64_t length);
   bool shrunk() const;

@@ -1,0 +1,84 @@
+// What of a region is present, kept beside it in a file so that it outlives the process and the host.
+//
+// Two views. The *live* bitmap is a shared mapping: whatever this process set is there for the next one on the
+// same boot, exactly. After the host itself went down nobody knows which of the mapping's pages reached the
+// disk before the region's bytes did, so then a *checkpoint* counts: a bitmap that was written only after
+// the bytes and hashes of all its chunks were made durable. Two slots alternate, each with a sequence number
+// and a BLAKE3 over both; a torn one is not valid and the other is older, never wrong.
+//
+// A chunk's bit is set in the live bitmap after its bytes and hash are written and before anybody is served
+// from it. So a bit that is lost costs a chunk that is fetched again, and a bit that is there is never a lie.
+//
+// Layout, little-endian, each part on a page boundary:
+//   header   "MFSTATE1", u64 bytes, u32 chunk bytes, u32 chunks, 36 characters of boot id
+//   live     one bit per chunk
+//   slot 0, slot 1   u64 sequence (0: never written), 32 bytes BLAKE3, 24 bytes zero, one bit per chunk
+//   hashes   32 bytes per chunk: what was verified when it was stored last
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <vector>
+
+#include "atomic_bitmap.h"
+#include "failure.h"
+#include "store.h"
+
+namespace memferry {
+
+enum class Restored { none, exact, checkpoint };
+
+class RegionState {
+ public:
+  struct Options {
+    std::string path;
+    // Go on with what is there, or begin a new one in its place.
+    bool resume = false;
+  };
+
+  static std::shared_ptr<RegionState> open(const Options& options, uint64_t bytes, uint32_t chunkBytes,
+                                           uint32_t chunkCount, Failure& failure);
+  ~RegionState();
+  RegionState(const RegionState&) = delete;
+  RegionState& operator=(const RegionState&) = delete;
+
+  Restored restored() const { return restored_; }
+  // For chunks whose bytes are written; any thread.
+  void setHash(uint32_t chunk, const uint8_t* hash);
+  void set(uint32_t chunk) { live(chunk / 64).fetch_or(1ull << (chunk % 64)); }
+  void setWord(size_t word, uint64_t bits) { live(word).fetch_or(bits); }
+  uint64_t word(size_t word) const;
+  void copyHashes(uint8_t* out) const;
+
+  // Makes `store` durable, then declares what was present before that. 0 or an errno. Any thread; one at a time.
+  int checkpoint(Store& store);
+
+ private:
+  struct Layout;
+
+  RegionState() = default;
+  Failure create(const Layout& layout);
+  Failure resume(const Layout& layout);
+  std::atomic<uint64_t>& live(size_t word) const;
+  uint8_t* slot(int which) const;
+  bool slotIsValid(int which) const;
+  int flush(const uint8_t* from, size_t length) const;
+
+  int fd_ = -1;
+  std::string path_;
+  uint8_t* map_ = nullptr;
+  size_t mapBytes_ = 0;
+  size_t liveOffset_ = 0, slotOffset_ = 0, slotBytes_ = 0, hashOffset_ = 0;
+  size_t words_ = 0;
+  uint32_t chunkCount_ = 0;
+  Restored restored_ = Restored::none;
+  std::mutex checkpointMutex_;
+  // What the newest slot holds, and its number.
+  std::vector<uint64_t> declared_;
+  uint64_t sequence_ = 0;
+};
+
+}  // namespace memferry
