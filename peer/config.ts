@@ -29,6 +29,10 @@ const VERSION = 1;
 
 export interface PeerEnvironment {
   readonly configFile: string;
+  /** `MEMFERRY_STATE_DIR`: sessions to go on with. */
+  readonly stateDirectory: string;
+  /** What a supervisor passes on; `undefined` without one. */
+  readonly holdings: string | undefined;
   /** `MEMFERRY_KEY` */
   readonly key: string | undefined;
   readonly colour: boolean;
@@ -38,8 +42,11 @@ export function peerEnvironment(
   env: Readonly<Record<string, string | undefined>> = process.env,
 ): PeerEnvironment {
   const base = env["XDG_CONFIG_HOME"] ?? join(env["HOME"] ?? homedir(), ".config");
+  const state = env["XDG_STATE_HOME"] ?? join(env["HOME"] ?? homedir(), ".local", "state");
   return {
     configFile: join(base, "memferry", "config.json"),
+    stateDirectory: env["MEMFERRY_STATE_DIR"] ?? join(state, "memferry", "sessions"),
+    holdings: env["MEMFERRY_HOLDINGS"],
     key: env["MEMFERRY_KEY"],
     colour: env["NO_COLOR"] === undefined && env["TERM"] !== "dumb",
   };
@@ -50,7 +57,14 @@ export function hookEnvironment(
   told: Readonly<Record<string, string>>,
 ): Readonly<Record<string, string | undefined>> {
   // The API key is no hook's business.
-  return { ...process.env, MEMFERRY_KEY: undefined, ...told };
+  return { ...process.env, MEMFERRY_KEY: undefined, MEMFERRY_HOLDINGS: undefined, ...told };
+}
+
+/** A supervised peer's: ours, and what is held for it. */
+export function workerEnvironment(
+  holdings: string,
+): Readonly<Record<string, string | undefined>> {
+  return { ...process.env, MEMFERRY_HOLDINGS: holdings };
 }
 
 /** An absent file is an empty configuration. @throws MigrationError `USAGE` if it cannot be understood */

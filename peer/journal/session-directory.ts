@@ -1,0 +1,211 @@
+/**
+ * Where a peer keeps what it needs to go on with a session: one directory per session and role.
+ *
+ * ```
+ * STATE/ROLE-SESSION/setup           what does not change: ticket, keys, command line; holds secrets, mode 0600
+ *                    journal         the record (`journal.ts`)
+ *                    NAME.state      presence and hashes of a received region (native)
+ *                    lock            the process that works with it
+ * ```
+ *
+ * @module
+ */
+import { link, mkdir, open, readdir, readFile, rm, stat } from "node:fs/promises";
+import { join } from "node:path";
+import { toHex } from "../../relay/protocol/bytes.ts";
+import { messageOf } from "../../relay/protocol/errors.ts";
+import { ROLES, type Role } from "../../relay/protocol/ids.ts";
+import { MigrationError } from "../errors.ts";
+import { readSealed, replaceFile, seal, syncDirectory, type EnvelopeKind } from "./envelope.ts";
+import type { Journal, LeecherRecord, SeederRecord } from "./journal.ts";
+import { leecherCodec, seederCodec, setupCodec, type RecordCodec, type Setup } from "./records.ts";
+
+/** After this long what is left of a session that is over is removed. */
+const RECEIPT_AGE_MAX_MS = 30 * 24 * 3_600_000;
+
+export class SessionDirectory {
+  readonly path: string;
+  readonly role: Role;
+  readonly sessionId: Uint8Array;
+
+  constructor(path: string, role: Role, sessionId: Uint8Array) {
+    this.path = path;
+    this.role = role;
+    this.sessionId = sessionId;
+  }
+
+  /** Makes one. @throws MigrationError `JOURNAL_FAILED` */
+  static async create(stateDirectory: string, setup: Setup): Promise<SessionDirectory> {
+    const { role, sessionId } = setup.ticket;
+    const directory = new SessionDirectory(
+      join(stateDirectory, `${role}-${toHex(sessionId)}`),
+      role,
+      sessionId,
+    );
+    try {
+      await mkdir(directory.path, { recursive: true, mode: 0o700 });
+      await directory.#write("setup", setupCodec.encode(setup));
+      await syncDirectory(stateDirectory);
+    } catch (cause) {
+      throw failed(directory.path, cause);
+    }
+    return directory;
+  }
+
+  /** All that are there, the newest first. Names that are not ours are left alone. */
+  static async list(stateDirectory: string): Promise<SessionDirectory[]> {
+    const names = await readdir(stateDirectory).catch(() => []);
+    const found: { directory: SessionDirectory; changedMs: number }[] = [];
+    for (const name of names) {
+      const [role, id = ""] = name.split("-");
+      const known = ROLES.find((candidate) => candidate === role);
+      if (known === undefined || !/^[0-9a-f]{32}$/.test(id)) continue;
+      const path = join(stateDirectory, name);
+      const { mtimeMs } = await stat(path);
+      const sessionId = Uint8Array.from(Buffer.from(id, "hex"));
+      found.push({
+        directory: new SessionDirectory(path, known, sessionId),
+        changedMs: mtimeMs,
+      });
+    }
+    found.sort((a, b) => b.changedMs - a.changedMs);
+    return found.map(({ directory }) => directory);
+  }
+
+  /** Removes what is left of sessions that were over long ago. */
+  static async prune(stateDirectory: string): Promise<void> {
+    for (const directory of await SessionDirectory.list(stateDirectory)) {
+      const { mtimeMs } = await stat(directory.path);
+      if (Date.now() - mtimeMs < RECEIPT_AGE_MAX_MS) continue;
+      if (await directory.isOver().catch(() => false)) await directory.remove();
+    }
+  }
+
+  get id(): string {
+    return toHex(this.sessionId);
+  }
+
+  statePath(region: string): string {
+    return join(this.path, `${encodeURIComponent(region)}.state`);
+  }
+
+  async setup(): Promise<Setup> {
+    return await this.#read("setup", setupCodec);
+  }
+
+  async seederJournal(): Promise<Journal<SeederRecord>> {
+    return await this.#journal(seederCodec);
+  }
+
+  async leecherJournal(): Promise<Journal<LeecherRecord>> {
+    return await this.#journal(leecherCodec);
+  }
+
+  /** Whether nothing is left to go on with. @throws MigrationError `JOURNAL_INVALID` */
+  async isOver(): Promise<boolean> {
+    const journal = this.role === "seeder" ? this.seederJournal() : this.leecherJournal();
+    const phase = (await journal).record?.phase;
+    return ["released", "rolledBack", "done", "cancelled"].includes(phase ?? "");
+  }
+
+  async remove(): Promise<void> {
+    await rm(this.path, { recursive: true, force: true });
+  }
+
+  /**
+   * Keeps another process out. A supervised one is let in for its supervisor, which outlives it.
+   *
+   * @returns Lets others in again.
+   * @throws MigrationError `RESUME_INVALID` if a process that lives has it
+   */
+  async lock(pid: number = process.pid): Promise<() => Promise<void>> {
+    const path = join(this.path, "lock");
+    const mine = `${pid} ${await startOf(pid)}\n`;
+    const draft = `${path}.${process.pid}`;
+    for (let attempt = 0; attempt < 3; attempt++) {
+      await rm(draft, { force: true });
+      const handle = await open(draft, "wx", 0o600);
+      try {
+        await handle.writeFile(mine);
+      } finally {
+        await handle.close();
+      }
+      try {
+        // Appears whole or not at all, and only if nothing is there.
+        await link(draft, path);
+        return async () => {
+          if ((await readFile(path, "utf8").catch(() => "")) === mine) await rm(path);
+        };
+      } catch (error) {
+        if (!(error instanceof Error && "code" in error && error.code === "EEXIST")) throw error;
+      } finally {
+        await rm(draft, { force: true });
+      }
+      const holder = await readFile(path, "utf8").catch(() => "");
+      if (holder === mine) return async () => await rm(path, { force: true });
+      const [held = "0", start = ""] = holder.trim().split(" ");
+      if (start !== "" && (await startOf(Number(held))) === start) {
+        throw new MigrationError(
+          "RESUME_INVALID",
+          `process ${held} works on session ${this.id} already: end it first, or leave it to it`,
+        );
+      }
+      await rm(path, { force: true });
+    }
+    throw new MigrationError("RESUME_INVALID", `${path} cannot be taken: try again`);
+  }
+
+  async #journal<R>(codec: RecordCodec<R>): Promise<Journal<R>> {
+    const there = await stat(join(this.path, "journal")).catch(() => undefined);
+    let record = there === undefined ? undefined : await this.#read("journal", codec);
+    let turn: Promise<void> = Promise.resolve();
+    const journal: Journal<R> = {
+      get record() {
+        return record;
+      },
+      write: (next) => {
+        const written = turn.then(async () => {
+          await this.#write("journal", codec.encode(next)).catch((cause: unknown) => {
+            throw failed(this.path, cause);
+          });
+          record = next;
+        });
+        turn = written.catch(() => undefined);
+        return written;
+      },
+    };
+    return journal;
+  }
+
+  async #write(kind: EnvelopeKind, body: unknown): Promise<void> {
+    await replaceFile(join(this.path, kind), seal(kind, this.sessionId, body));
+  }
+
+  async #read<T>(kind: EnvelopeKind, codec: RecordCodec<T>): Promise<T> {
+    const path = join(this.path, kind);
+    const body = await readSealed(kind, this.sessionId, path);
+    try {
+      return codec.decode(body);
+    } catch (cause) {
+      throw new MigrationError("JOURNAL_INVALID", `${path} makes no sense: ${messageOf(cause)}`, {
+        cause,
+      });
+    }
+  }
+}
+
+function failed(path: string, cause: unknown): MigrationError {
+  return new MigrationError(
+    "JOURNAL_FAILED",
+    `${path} cannot be written (${messageOf(cause)}): free space there, or give another --state-dir`,
+    { cause },
+  );
+}
+
+/** When a process began, in ticks since boot; empty if there is none, or only what is left of one. */
+async function startOf(pid: number): Promise<string> {
+  const line = await readFile(`/proc/${pid}/stat`, "utf8").catch(() => "");
+  // The name in parentheses may hold anything.
+  const fields = line.slice(line.lastIndexOf(")") + 2).split(" ");
+  return fields[0] === "Z" || fields[0] === "X" ? "" : (fields[19] ?? "");
+}
