@@ -69,6 +69,8 @@ export class Leecher {
   #receiver: ChunkReceiver | undefined;
   #manifest: Manifest | undefined;
   #channel: Channel | undefined;
+  /** The channel on which this side has said what it has and wants. */
+  #caughtUp: Channel | undefined;
   #intake: ChunkIntake | undefined;
   #path: LinkKind = "memory";
   #wireBytes = 0;
@@ -243,8 +245,14 @@ export class Leecher {
   async #giveUp(error: unknown): Promise<void> {
     const { session } = this.#options;
     if (this.#committed || session.ownership.state === "cancelled") return;
+    const reason = publicReason(error);
+    // A commit may have been asked for: only the relay knows what became of it, so it is asked until it answers.
+    if (this.#finalized !== undefined) {
+      this.#committed = (await session.revoke(reason)).owner === "leecher";
+      return;
+    }
     try {
-      await session.revoke(publicReason(error), AbortSignal.timeout(REVOKE_COURTESY_MS));
+      await session.revoke(reason, AbortSignal.timeout(REVOKE_COURTESY_MS));
     } catch {
       // The source sees that this peer is gone, and its deadline asks the relay.
     }
@@ -376,6 +384,7 @@ export class Leecher {
     for (const page of receiver.readyPages()) await channel.control.send({ kind: "have", ...page });
     for (const page of receiver.knowsPages()) await channel.control.send(page);
     await channel.control.send({ kind: "want", epoch: this.#mergedEpoch });
+    this.#caughtUp = channel;
     if (this.#committed && this.#finalized !== undefined) {
       await channel.control.send({ kind: "committed", epoch: this.#finalized.epoch });
       this.#options.session.reportPhase("postcopy");
@@ -389,6 +398,8 @@ export class Leecher {
   }
 
   #sendFinalize(): void {
+    // Not ahead of `want`: the source repeats on it the dirty sets that this side has missed.
+    if (this.#caughtUp !== this.#channel) return;
     this.#channel?.control
       .send({ kind: "finalize", deadlineMs: FINALIZE_DEADLINE_MS })
       .catch(() => {

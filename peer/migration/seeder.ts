@@ -384,6 +384,8 @@ export class Seeder {
       if (epoch !== this.#finalized?.epoch) await this.#sendDirty(channel, epoch, dirty);
     }
     if (!this.#committed && this.#finalized === undefined) this.#setPhase("precopy");
+    // Whoever asks may be another process than the one that was told.
+    this.#roundWasClean = false;
     sender.start();
   }
 
