@@ -387,6 +387,10 @@ export class Seeder {
     // Whoever asks may be another process than the one that was told.
     this.#roundWasClean = false;
     sender.start();
+    // Nor need it know that it has asked for the hand-over, while the workload stands still.
+    if (this.#suspending !== undefined && !this.#committed) {
+      void this.#finalize(channel, sender, FINALIZE_DEADLINE_MS);
+    }
   }
 
   async #sendDirty(channel: Channel, epoch: number, dirty: ChunkSet): Promise<void> {
