@@ -16,6 +16,8 @@ export interface RelayEntry {
   readonly url: string;
   /** Hexadecimal SHA-256; empty if the system's trust store decides. */
   readonly certificateHashes: readonly string[];
+  /** Hexadecimal ed25519 key that vouches for later certificates; absent where the trust store decides. */
+  readonly identity?: string;
   readonly key?: string;
 }
 
@@ -61,9 +63,7 @@ export function hookEnvironment(
 }
 
 /** A supervised peer's: ours, and what is held for it. */
-export function workerEnvironment(
-  holdings: string,
-): Readonly<Record<string, string | undefined>> {
+export function workerEnvironment(holdings: string): Readonly<Record<string, string | undefined>> {
   return { ...process.env, MEMFERRY_HOLDINGS: holdings };
 }
 
@@ -116,9 +116,13 @@ function checkedConfig(value: unknown): UserConfig {
     if (!Array.isArray(hashes) || !hashes.every((hash) => typeof hash === "string")) {
       throw new Error("certificateHashes are not texts");
     }
-    const key = entry["key"];
-    const relay = { url: entry["url"], certificateHashes: hashes };
-    return typeof key === "string" ? { ...relay, key } : relay;
+    const { key, identity } = entry;
+    return {
+      url: entry["url"],
+      certificateHashes: hashes,
+      ...(typeof identity === "string" ? { identity } : {}),
+      ...(typeof key === "string" ? { key } : {}),
+    };
   });
   const preferred = value["default"];
   return typeof preferred === "string" ? { relays, default: preferred } : { relays };

@@ -10,6 +10,12 @@ import { createMiddleware } from "hono/factory";
 
 import { toHex } from "./protocol/bytes.ts";
 import { messageOf } from "./protocol/errors.ts";
+import {
+  decodeNonce,
+  encodeSignedCertificates,
+  RELAY_CERTIFICATES_PATH,
+  type SignedCertificates,
+} from "./protocol/relay-certificates.ts";
 import { PROTOCOL_MAJOR, PROTOCOL_MINOR } from "./protocol/version.ts";
 import { authenticate, requireScope } from "./api/auth.ts";
 import { CONSOLE_MISSING, type Console } from "./api/console.ts";
@@ -49,6 +55,8 @@ export interface AppDependencies {
   readonly version: string;
   /** Where peers find the relay; asked each time, since its certificate is renewed. */
   readonly address: () => RelayAddress;
+  /** Signs, for who made the nonce, which certificates are this relay's. */
+  readonly vouch: (nonce: Uint8Array) => SignedCertificates;
   /** Aborted when the relay begins to go down: event streams end, `/readyz` says so. */
   readonly signal: AbortSignal;
   /** Milliseconds, monotone. */
@@ -155,6 +163,18 @@ export function createApp(dependencies: AppDependencies): App {
         200,
       ),
   );
+
+  // For peers that pin: anyone may ask, also while the relay goes down.
+  app.get(RELAY_CERTIFICATES_PATH, (c) => {
+    let nonce: Uint8Array;
+    try {
+      nonce = decodeNonce(c.req.query("nonce"));
+    } catch (cause) {
+      throw new RelayError("REQUEST_INVALID", "nonce: 32 bytes in base64url are due", { cause });
+    }
+    const body = encodeSignedCertificates(dependencies.vouch(nonce));
+    return c.body(body, 200, { "content-type": "application/json" });
+  });
 
   app.get("/livez", (c) => c.text("ok\n"));
 

@@ -64,13 +64,14 @@ async function run(config: RelayConfig): Promise<void> {
 
 /** To standard output: one line for a machine, a few for a person. */
 function announce(config: RelayConfig, relay: Relay): void {
-  const { url, dashboardUrl, certificateHashes, links, runtime, key } = relay;
+  const { url, dashboardUrl, certificateHashes, identity, links, runtime, key } = relay;
   if (config.json) {
     const ready = {
       event: "ready",
       url,
       dashboard: dashboardUrl ?? null,
       certificateHashes,
+      identity,
       links,
       runtime,
       keyFile: key.file,

@@ -34,7 +34,13 @@ import { lockDirectory } from "./runtime/directory-lock.ts";
 import { packageVersion, runtimeName, type RuntimeName } from "./runtime/runtime.ts";
 import { saveUserConfig, writeWhole } from "./runtime/user-config.ts";
 import { Switchboard } from "./switchboard/switchboard.ts";
-import { ensureCertificate, loadCertificate } from "./transport/certificate.ts";
+import { CertificateKeeper } from "./transport/certificate-keeper.ts";
+import {
+  ensureCertificate,
+  loadCertificate,
+  type RelayCertificate,
+} from "./transport/certificate.ts";
+import { ensureIdentity } from "./transport/identity.ts";
 import { listen, type Listener } from "./transport/listener.ts";
 
 export interface Relay extends AsyncDisposable {
@@ -44,6 +50,8 @@ export interface Relay extends AsyncDisposable {
   readonly dashboardUrl: string | undefined;
   /** SHA-256 of the certificate in hexadecimal; empty if peers' trust stores decide. */
   readonly certificateHashes: readonly string[];
+  /** The relay's public key in hexadecimal, which vouches for its certificates. */
+  readonly identity: string;
   readonly links: readonly LinkKind[];
   readonly runtime: RuntimeName;
   readonly version: string;
@@ -61,8 +69,20 @@ const CARE_INTERVAL_MS = 30_000;
 const INSTANCE_GONE = sql`now() - interval '1 hour'`;
 const ABANDONED_PER_ROUND = 500;
 
+/** What a test puts in place of the world. */
+export interface RelaySurroundings {
+  /** Milliseconds since the epoch, for the age of certificates. */
+  readonly now?: () => number;
+  /** How often a certificate's age is looked at. */
+  readonly certificateCheckMs?: number;
+}
+
 /** @throws RelayError with the cure in its message. */
-export async function startRelay(config: RelayConfig, log: Log): Promise<Relay> {
+export async function startRelay(
+  config: RelayConfig,
+  log: Log,
+  surroundings: RelaySurroundings = {},
+): Promise<Relay> {
   // Undone in reverse if a later step fails, and when the relay closes.
   const undo: (() => Promise<void> | void)[] = [];
   const unwind = async (): Promise<void> => {
@@ -75,7 +95,7 @@ export async function startRelay(config: RelayConfig, log: Log): Promise<Relay> 
     }
   };
   try {
-    return await start(config, log, undo, unwind);
+    return await start(config, log, surroundings, undo, unwind);
   } catch (error) {
     await unwind();
     throw error;
@@ -85,6 +105,7 @@ export async function startRelay(config: RelayConfig, log: Log): Promise<Relay> 
 async function start(
   config: RelayConfig,
   log: Log,
+  surroundings: RelaySurroundings,
   undo: (() => Promise<void> | void)[],
   unwind: () => Promise<void>,
 ): Promise<Relay> {
@@ -120,14 +141,39 @@ async function start(
   undo.push(recordUsage(switchboard, store, log));
   undo.push(() => switchboard.close());
 
-  const certificate =
-    config.certificate === undefined
-      ? await ensureCertificate({ directory: config.dataDir, hosts: certificateHosts(config) })
-      : await loadCertificate(config.certificate);
-  const certificateHashes = config.certificate === undefined ? [toHex(certificate.hash)] : [];
+  const identity = await ensureIdentity(config.dataDir);
+  const { certificate: operators } = config;
+  const ensure = (): Promise<RelayCertificate> =>
+    ensureCertificate({
+      directory: config.dataDir,
+      hosts: certificateHosts(config),
+      ...(surroundings.now === undefined ? {} : { now: surroundings.now() }),
+    });
+  const certificate = operators === undefined ? await ensure() : await loadCertificate(operators);
+  // An operator's own is for the peers' trust stores: nothing is pinned.
+  const pinned = ({ hash }: RelayCertificate): string[] =>
+    operators === undefined ? [toHex(hash)] : [];
 
   const down = new AbortController();
-  let address: RelayAddress = { url: "", certificateHashes };
+  let address: RelayAddress = {
+    url: "",
+    certificateHashes: pinned(certificate),
+    identity: toHex(identity.publicKey),
+  };
+  const keeper = new CertificateKeeper({
+    certificate,
+    ...(operators === undefined ? { ensure } : {}),
+    onRenewed: async (renewed) => {
+      await listener.renew(renewed);
+      address = { ...address, certificateHashes: pinned(renewed) };
+      log("info", "certificate renewed", { notAfter: renewed.notAfter.toISOString() });
+      await tellUser(config, log, { ...address, key: undefined });
+    },
+    onProblem: (reason) => log("warn", "the certificate was not renewed", { reason }),
+    ...(surroundings.certificateCheckMs === undefined
+      ? {}
+      : { checkIntervalMs: surroundings.certificateCheckMs }),
+  });
   const changes = new Changes();
   const app = createApp({
     changes,
@@ -144,6 +190,7 @@ async function start(
     ),
     version,
     address: () => address,
+    vouch: (nonce) => identity.vouch(nonce, keeper.notices),
     signal: down.signal,
   });
   const answer = getRequestListener(app.fetch, { overrideGlobalObjects: false });
@@ -160,10 +207,14 @@ async function start(
       log("debug", "connection problem", { what, remoteAddress, reason: message }),
   });
   undo.push(() => listener.close());
+  // While the sockets are still there: peers are told when to come back.
+  undo.push(() => switchboard.close());
   undo.push(() => down.abort());
+  keeper.start();
+  undo.push(() => keeper.stop());
 
   const url = config.publicUrl ?? urlOf("https", peerHost(config.listen.host), listener.https.port);
-  address = { url, certificateHashes };
+  address = { ...address, url };
   const dashboardUrl =
     listener.plain === null || config.dashboard === undefined
       ? undefined
@@ -175,24 +226,17 @@ async function start(
   }
   undo.push(await takeCare({ database, store, changes, log, url, version, switchboard }));
 
-  if (config.userConfigFile !== undefined) {
-    const { userConfigFile } = config;
-    await saveUserConfig(userConfigFile, { url, certificateHashes, key: key.text }).catch(
-      (error: unknown) =>
-        // The relay is good without it; its commands will ask for --relay.
-        log("warn", "the user's configuration was not written", {
-          file: userConfigFile,
-          reason: messageOf(error),
-        }),
-    );
-  }
+  await tellUser(config, log, { ...address, key: key.text });
 
   let closing: Promise<void> | undefined;
   const close = (): Promise<void> => (closing ??= unwind());
   return {
     url,
     dashboardUrl,
-    certificateHashes,
+    get certificateHashes() {
+      return address.certificateHashes;
+    },
+    identity: address.identity,
     links: "unavailable" in listener.webTransport ? ["websocket"] : ["webtransport", "websocket"],
     runtime: runtimeName(),
     version,
@@ -200,6 +244,22 @@ async function start(
     close,
     [Symbol.asyncDispose]: close,
   };
+}
+
+/** The relay is good without it; its commands will ask for --relay. */
+async function tellUser(
+  { userConfigFile: file }: RelayConfig,
+  log: Log,
+  { url, certificateHashes, identity, key }: RelayAddress & { readonly key: string | undefined },
+): Promise<void> {
+  if (file === undefined) return;
+  const vouched = certificateHashes.length === 0 ? {} : { identity };
+  try {
+    await saveUserConfig(file, { url, certificateHashes, key, ...vouched });
+  } catch (error) {
+    const reason = messageOf(error);
+    log("warn", "the user's configuration was not written", { file, reason });
+  }
 }
 
 async function makeDirectory(path: string): Promise<void> {

@@ -8,6 +8,7 @@ import { peerEnvironment, saveRelay } from "../config.ts";
 import { connectionError, parseRelayUrl } from "../net/address.ts";
 import { ApiClient } from "../net/api-client.ts";
 import { LinkError } from "../net/errors.ts";
+import { relayIdentityOf } from "../net/relay-pins.ts";
 import { connectPinned, destroyLater, presentedCertificateHash } from "../net/tls.ts";
 import { usage, type Arguments, type CommandSpec } from "./command-line.ts";
 import { ExitCode, type ExitCodeValue } from "./exit-code.ts";
@@ -74,6 +75,9 @@ export async function login(args: Arguments, output: Output): Promise<ExitCodeVa
     url,
     key,
     certificateHashes: certificateHashes.map(toHex),
+    ...(certificateHashes.length === 0
+      ? {}
+      : { identity: toHex(await relayIdentityOf({ address, certificateHashes })) }),
   });
   output.event({ event: "login", url });
   output.note(`${url} is the default relay now (${environment.configFile})`);

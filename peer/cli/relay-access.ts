@@ -41,10 +41,10 @@ export async function relayAccess(args: Arguments): Promise<RelayAccess> {
       `no API key for ${url}: set MEMFERRY_KEY, give --key-file, or run \`memferry login ${url}\``,
     );
   }
-  const certificateHashes = (entry?.certificateHashes ?? []).map((hash) =>
-    Uint8Array.from(Buffer.from(hash, "hex")),
-  );
-  return { url, certificateHashes, key };
+  const bytes = (hex: string): Uint8Array => Uint8Array.from(Buffer.from(hex, "hex"));
+  const certificateHashes = (entry?.certificateHashes ?? []).map(bytes);
+  const relayIdentity = entry?.identity === undefined ? undefined : bytes(entry.identity);
+  return { url, certificateHashes, relayIdentity, key };
 }
 
 /** A secret from a file, or from standard input for `-`, without the line's end. */

@@ -5,6 +5,8 @@
  */
 import * as https from "node:https";
 import { fromBase64Url } from "../../relay/protocol/bytes.ts";
+import { RELAY_IDENTITY_BYTES } from "../../relay/protocol/ids.ts";
+import { currentPins, withCurrentPins, type PinnedRelay } from "./relay-pins.ts";
 import { connectPinned, destroyLater } from "./tls.ts";
 import { LinkError } from "./errors.ts";
 import { connectionError, parseRelayUrl } from "./address.ts";
@@ -15,6 +17,8 @@ const REQUEST_DEADLINE_MS = 15_000;
 export interface RelayAccess {
   readonly url: string;
   readonly certificateHashes: readonly Uint8Array[];
+  /** Vouches for certificates that came after those. */
+  readonly relayIdentity?: Uint8Array | undefined;
   readonly key: string;
 }
 
@@ -35,6 +39,12 @@ export interface CreatedSession {
   readonly id: Uint8Array;
   readonly seederToken: Uint8Array;
   readonly leecherToken: Uint8Array;
+  /** What the session's tickets say of the relay: as it is known here, and by which identity it goes on. */
+  readonly relay: {
+    readonly relayUrl: string;
+    readonly certificateHashes: readonly Uint8Array[];
+    readonly relayIdentity?: Uint8Array;
+  };
 }
 
 /** The part of a session's body that the command line shows. */
@@ -64,6 +74,7 @@ export class ApiClient {
       id: Uint8Array.from(Buffer.from(id.replaceAll("-", ""), "hex")),
       seederToken: fromBase64Url(textAt(body, "tickets", "seeder", "token")),
       leecherToken: fromBase64Url(textAt(body, "tickets", "leecher", "token")),
+      relay: this.#relay(body),
     };
   }
 
@@ -89,17 +100,34 @@ export class ApiClient {
     return await this.#request("POST", `/v1/sessions/${encodeURIComponent(id)}:${action}`, {});
   }
 
+  #relay(body: unknown): CreatedSession["relay"] {
+    const { url: relayUrl } = this.#access;
+    const certificateHashes = currentPins(this.#pinned());
+    if (certificateHashes.length === 0) return { relayUrl, certificateHashes };
+    // Its certificate was checked: what it says of itself is its own.
+    const identity = this.#access.relayIdentity ?? identityOf(textAt(body, "relay", "identity"));
+    return { relayUrl, certificateHashes, relayIdentity: identity };
+  }
+
+  #pinned(): PinnedRelay {
+    const { url, certificateHashes, relayIdentity } = this.#access;
+    return { address: parseRelayUrl(url), certificateHashes, relayIdentity };
+  }
+
   /** @throws LinkError, ApiError */
   #request(method: string, path: string, body?: unknown): Promise<unknown> {
-    const { url, certificateHashes, key } = this.#access;
-    const address = parseRelayUrl(url);
+    const { key } = this.#access;
+    const relay = this.#pinned();
+    const { address } = relay;
     return new Promise((resolve, reject) => {
       const open: { destroy(): void }[] = [];
       const fail = (error: unknown): void => {
         destroyLater(open);
         reject(error instanceof ApiError ? error : connectionError(address, error));
       };
-      connectPinned({ address, certificateHashes }, open)
+      withCurrentPins(relay, (certificateHashes) =>
+        connectPinned({ address, certificateHashes }, open),
+      )
         .then((socket) => {
           const payload = body === undefined ? undefined : JSON.stringify(body);
           const request = https.request({
@@ -168,6 +196,13 @@ function apiHint(status: number, message: string): string {
   if (status === 401)
     return `${message}: set MEMFERRY_KEY, give --key-file, or run \`memferry login\``;
   return message;
+}
+
+/** @throws ApiError */
+function identityOf(hex: string): Uint8Array {
+  const bytes = Uint8Array.from(Buffer.from(hex, "hex"));
+  if (bytes.length !== RELAY_IDENTITY_BYTES) throw unexpected();
+  return bytes;
 }
 
 function textAt(value: unknown, ...path: string[]): string {

@@ -24,6 +24,8 @@ export interface DialOptions {
   readonly url: string;
   /** SHA-256 of the relay's certificates (DER); if empty the system's trust store decides. */
   readonly certificateHashes: readonly Uint8Array[];
+  /** Vouches for certificates that came after those; without it another certificate is refused. */
+  readonly relayIdentity?: Uint8Array | undefined;
   readonly signal?: AbortSignal;
   /** Total time to an open link. Default 10,000. */
   readonly deadlineMs?: number;

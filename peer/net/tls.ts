@@ -18,11 +18,14 @@ export function directTcp(address: RelayAddress): Socket {
   return connectTcp({ host: address.host, port: address.port, autoSelectFamily: true });
 }
 
-export interface PinnedOptions {
+export interface ConnectOptions {
   readonly address: RelayAddress;
+  readonly connectTcp?: ConnectTcp;
+}
+
+export interface PinnedOptions extends ConnectOptions {
   /** SHA-256 of the DER; if empty the system's trust store decides. */
   readonly certificateHashes: readonly Uint8Array[];
-  readonly connectTcp?: ConnectTcp;
 }
 
 /**
@@ -36,9 +39,42 @@ export function connectPinned(
   open: { destroy(): void }[],
 ): Promise<tls.TLSSocket> {
   const { address, certificateHashes } = options;
+  if (certificateHashes.length === 0) {
+    return connectTls(options, { ca: trustedCertificates() }, () => undefined, open);
+  }
+  // Only together with the check of the hash.
+  return connectTls(
+    options,
+    { rejectUnauthorized: false },
+    (socket) =>
+      isPinned(socket.getPeerCertificate().raw, certificateHashes)
+        ? undefined
+        : certificateMismatch(address),
+    open,
+  );
+}
+
+/**
+ * To whoever answers there. For a question without a secret, to an answer that carries its own proof.
+ *
+ * @param open As for `connectPinned`.
+ */
+export function connectUnverified(
+  options: ConnectOptions,
+  open: { destroy(): void }[],
+): Promise<tls.TLSSocket> {
+  return connectTls(options, { rejectUnauthorized: false }, () => undefined, open);
+}
+
+/** @param refuse Says what is wrong with a connection that is up. */
+function connectTls(
+  { address, ...options }: ConnectOptions,
+  trust: tls.ConnectionOptions,
+  refuse: (socket: tls.TLSSocket) => Error | undefined,
+  open: { destroy(): void }[],
+): Promise<tls.TLSSocket> {
   const tcp = (options.connectTcp ?? directTcp)(address);
   open.push(tcp);
-  const pinned = certificateHashes.length > 0;
   return new Promise((resolve, reject) => {
     const onTcpError = (error: Error): void => reject(error);
     tcp.on("error", onTcpError);
@@ -48,19 +84,18 @@ export function connectPinned(
       socket: tcp,
       ALPNProtocols: ["http/1.1"],
       minVersion: "TLSv1.2",
-      // Only together with the check of the hash below.
-      rejectUnauthorized: !pinned,
-      ...(pinned ? {} : { ca: trustedCertificates() }),
+      ...trust,
       ...(isIP(address.host) === 0 ? { servername: address.host } : { host: address.host }),
     });
     open.push(socket);
     socket.on("error", onTcpError);
     socket.once("close", () => reject(hungUp()));
     socket.once("secureConnect", () => {
-      if (pinned && !isPinned(socket.getPeerCertificate().raw, certificateHashes)) {
-        return reject(certificateMismatch(address));
-      }
-      resolve(socket);
+      const refusal = refuse(socket);
+      if (refusal === undefined) return resolve(socket);
+      // The caller may go on with another connection.
+      destroyLater([tcp, socket]);
+      reject(refusal);
     });
   });
 }

@@ -23,6 +23,7 @@ import {
 import { DIAL_DEADLINE_MS, openConnectionLink, type OpenLimits } from "./connection-link.ts";
 import { LinkError } from "./errors.ts";
 import type { Dial, DialOptions, Link } from "./link.ts";
+import { withCurrentPins, type PinnedRelay } from "./relay-pins.ts";
 import { connectPinned, destroyLater, directTcp, type ConnectTcp } from "./tls.ts";
 
 export interface WebSocketDialOptions extends DialOptions {
@@ -32,29 +33,24 @@ export interface WebSocketDialOptions extends DialOptions {
 /** Makes the first stream's connection at once, so that an unreachable relay is an error here. */
 export const dialWebSocket = async (options: WebSocketDialOptions): Promise<Link> => {
   const address = parseRelayUrl(options.url);
-  const dialer: Dialer = {
+  const relay: PinnedRelay = {
     address,
     certificateHashes: options.certificateHashes,
+    relayIdentity: options.relayIdentity,
     connectTcp: options.connectTcp ?? directTcp,
   };
-  return openConnectionLink("websocket", (limits) => openWebSocket(dialer, limits), {
+  return openConnectionLink("websocket", (limits) => openWebSocket(relay, limits), {
     deadlineMs: options.deadlineMs ?? DIAL_DEADLINE_MS,
     signal: options.signal,
   });
 };
 dialWebSocket satisfies Dial;
 
-interface Dialer {
-  readonly address: RelayAddress;
-  readonly certificateHashes: readonly Uint8Array[];
-  readonly connectTcp: ConnectTcp;
-}
-
 async function openWebSocket(
-  dialer: Dialer,
+  relay: PinnedRelay,
   { deadlineMs, signal }: OpenLimits,
 ): Promise<ByteStream> {
-  const { address } = dialer;
+  const { address } = relay;
   if (signal?.aborted === true) throw cancelled(address, signal.reason);
   const open: { destroy(): void }[] = [];
   let stop: (error: LinkError) => void = () => {};
@@ -66,9 +62,12 @@ async function openWebSocket(
   const onAbort = (): void => stop(cancelled(address, signal?.reason));
   signal?.addEventListener("abort", onAbort, { once: true });
   try {
-    const socket = await Promise.race([connectPinned(dialer, open), stopped]);
+    const connecting = withCurrentPins(relay, (certificateHashes) =>
+      connectPinned({ ...relay, certificateHashes }, open),
+    );
+    const socket = await Promise.race([connecting, stopped]);
     passReadStopBelowTls(socket);
-    return await Promise.race([upgrade(dialer, socket), stopped]);
+    return await Promise.race([upgrade(address, socket), stopped]);
   } catch (error) {
     destroyLater(open);
     throw connectionError(address, error);
@@ -78,8 +77,7 @@ async function openWebSocket(
   }
 }
 
-function upgrade(dialer: Dialer, socket: TLSSocket): Promise<ByteStream> {
-  const { address } = dialer;
+function upgrade(address: RelayAddress, socket: TLSSocket): Promise<ByteStream> {
   return new Promise((resolve, reject) => {
     const websocket = new WebSocket(`wss://${address.text}${LINK_PATH}`, {
       createConnection: () => socket,

@@ -24,6 +24,7 @@ import {
 import { DIAL_DEADLINE_MS, openConnectionLink, type OpenLimits } from "./connection-link.ts";
 import { LinkError } from "./errors.ts";
 import type { Dial, DialOptions, Link } from "./link.ts";
+import { withCurrentPins, type PinnedRelay } from "./relay-pins.ts";
 import { loadWebTransportClient, type WebTransportClient } from "./webtransport.ts";
 
 /** Closing a session drops what is on its way: after an orderly end it stays so long for the last bytes. */
@@ -45,8 +46,13 @@ export const dialWebTransport = async (options: WebTransportDialOptions): Promis
       `no WebTransport here (${client.unavailable}): use WebSocket`,
     );
   }
-  const target = { address, client, certificateHashes: options.certificateHashes };
-  return openConnectionLink("webtransport", (limits) => openSession(target, limits), {
+  const { certificateHashes, relayIdentity } = options;
+  const relay: PinnedRelay = { address, certificateHashes, relayIdentity };
+  const open = (limits: OpenLimits): Promise<ByteStream> =>
+    withCurrentPins(relay, (hashes) =>
+      openSession({ address, client, certificateHashes: hashes }, limits),
+    );
+  return openConnectionLink("webtransport", open, {
     deadlineMs: options.deadlineMs ?? DIAL_DEADLINE_MS,
     signal: options.signal,
   });

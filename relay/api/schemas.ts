@@ -171,7 +171,7 @@ export const ticketSchema = z
   .openapi("SessionTicket");
 
 export const relaySchema = z
-  .object({ url: z.string(), certificateHashes: z.array(z.string()) })
+  .object({ url: z.string(), certificateHashes: z.array(z.string()), identity: z.string() })
   .openapi("RelayAddress");
 
 export const createdSchema = z

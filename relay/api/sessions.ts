@@ -49,6 +49,8 @@ export interface RelayAddress {
   readonly url: string;
   /** SHA-256 of the certificate's DER, in hexadecimal. */
   readonly certificateHashes: readonly string[];
+  /** The relay's ed25519 public key in hexadecimal, which vouches for later certificates. */
+  readonly identity: string;
 }
 
 export interface SessionRoutesOptions {
@@ -227,7 +229,7 @@ export function sessionRoutes(options: SessionRoutesOptions): OpenAPIHono<AppEnv
       createdBy: c.get("principal").prefix,
     });
     changes.publish(row.id);
-    const { url, certificateHashes } = options.address();
+    const { url, certificateHashes, identity } = options.address();
     c.header("location", `/v1/sessions/${row.id}`);
     const ticket = ({ token, expiresAt }: (typeof tickets)["seeder"]) => ({
       token: toBase64Url(token),
@@ -237,7 +239,7 @@ export function sessionRoutes(options: SessionRoutesOptions): OpenAPIHono<AppEnv
       {
         session: body(row),
         tickets: { seeder: ticket(tickets.seeder), leecher: ticket(tickets.leecher) },
-        relay: { url, certificateHashes: [...certificateHashes] },
+        relay: { url, certificateHashes: [...certificateHashes], identity },
       },
       201,
     );

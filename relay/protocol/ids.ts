@@ -20,6 +20,8 @@ export const TICKET_TOKEN_BYTES = 32;
 export const TICKET_SECRET_BYTES = 32;
 /** An ed25519 public key. */
 export const PEER_KEY_BYTES = 32;
+/** The relay's ed25519 public key, which outlives its certificates. */
+export const RELAY_IDENTITY_BYTES = 32;
 export const SIGNATURE_BYTES = 64;
 export const CHALLENGE_BYTES = 32;
 /** What a peer shows to open more streams on its link. */

@@ -9,6 +9,7 @@ export * from "./frame.ts";
 export * from "./ids.ts";
 export * from "./limits.ts";
 export * from "./message-stream.ts";
+export * from "./relay-certificates.ts";
 export type * from "./stream.ts";
 export * from "./ticket.ts";
 export * from "./version.ts";

@@ -24,6 +24,8 @@ export const PROGRESS_PER_SECOND_MAX = 4;
 export const INDEX_DELTA_ENTRIES_MAX = 10_000;
 /** Chunks of one index segment. */
 export const INDEX_SEGMENT_CHUNKS = 1_024;
+/** Certificates that a ticket names, or that a relay vouches for. */
+export const RELAY_CERTIFICATES_MAX = 4;
 /** Free text in a frame: reasons, names. */
 export const TEXT_BYTES_MAX = 256;
 /** Largest region: 2^53 - 1 would overflow other fields; a petabyte is plenty. */

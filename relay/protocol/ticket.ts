@@ -9,19 +9,22 @@
 import { ByteReader, ByteWriter, fromBase64Url, toBase64Url } from "./bytes.ts";
 import { ProtocolError } from "./errors.ts";
 import {
+  RELAY_IDENTITY_BYTES,
   ROLES,
   SESSION_ID_BYTES,
   TICKET_SECRET_BYTES,
   TICKET_TOKEN_BYTES,
   type Role,
 } from "./ids.ts";
+import { RELAY_CERTIFICATES_MAX } from "./limits.ts";
 
 /** Prefix of a ticket's text; the digit is the version of what follows. */
 export const TICKET_PREFIX = "memferry1_";
 
 const URL_BYTES_MAX = 512;
-const CERTIFICATE_HASHES_MAX = 4;
 const CERTIFICATE_HASH_BYTES = 32;
+/** No identity; one follows. */
+const IDENTITY_FLAGS = [false, true] as const;
 const TICKET_TEXT_MAX = 2048;
 
 export interface Ticket {
@@ -29,6 +32,11 @@ export interface Ticket {
   readonly relayUrl: string;
   /** SHA-256 of the relay's certificates; empty if the system's trust store decides. */
   readonly certificateHashes: readonly Uint8Array[];
+  /**
+   * The relay's identity (ed25519), which vouches for certificates that come after those above. Only together
+   * with hashes: where the trust store decides, nobody needs to vouch.
+   */
+  readonly relayIdentity?: Uint8Array;
   readonly sessionId: Uint8Array;
   readonly role: Role;
   readonly token: Uint8Array;
@@ -42,6 +50,8 @@ export function encodeTicket(ticket: Ticket): string {
   writer.text(ticket.relayUrl, URL_BYTES_MAX);
   writer.u8(ticket.certificateHashes.length);
   for (const hash of ticket.certificateHashes) writer.bytes(hash);
+  writer.u8(ticket.relayIdentity === undefined ? 0 : 1);
+  if (ticket.relayIdentity !== undefined) writer.bytes(ticket.relayIdentity);
   return TICKET_PREFIX + toBase64Url(writer.finish());
 }
 
@@ -62,14 +72,19 @@ export function decodeTicket(text: string): Ticket {
     const secret = reader.bytes(TICKET_SECRET_BYTES);
     const relayUrl = reader.text(URL_BYTES_MAX);
     const hashCount = reader.u8();
-    if (role === undefined || hashCount > CERTIFICATE_HASHES_MAX || !isOrigin(relayUrl)) {
+    if (role === undefined || hashCount > RELAY_CERTIFICATES_MAX || !isOrigin(relayUrl)) {
       throw new ProtocolError("TICKET_MALFORMED", "a field is out of range");
     }
     const certificateHashes: Uint8Array[] = [];
     for (let i = 0; i < hashCount; i++)
       certificateHashes.push(reader.bytes(CERTIFICATE_HASH_BYTES));
+    const identified = IDENTITY_FLAGS[reader.u8()];
+    if (identified === undefined || (identified && hashCount === 0)) {
+      throw new ProtocolError("TICKET_MALFORMED", "a field is out of range");
+    }
+    const identity = identified ? { relayIdentity: reader.bytes(RELAY_IDENTITY_BYTES) } : {};
     reader.end();
-    return { relayUrl, certificateHashes, sessionId, role, token, secret };
+    return { relayUrl, certificateHashes, ...identity, sessionId, role, token, secret };
   } catch (cause) {
     throw new ProtocolError(
       "TICKET_MALFORMED",

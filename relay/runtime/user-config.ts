@@ -14,6 +14,8 @@ const VERSION = 1;
 export interface RelayEntry {
   readonly url: string;
   readonly certificateHashes: readonly string[];
+  /** Hexadecimal; absent where the system's trust store decides. */
+  readonly identity?: string;
   /** Absent to keep the one that is there. */
   readonly key: string | undefined;
 }
@@ -29,8 +31,15 @@ export async function saveUserConfig(file: string, entry: RelayEntry): Promise<v
   const relays = config.relays.filter((relay) => relay["url"] !== entry.url);
   const before = config.relays.find((relay) => relay["url"] === entry.url);
   const key = entry.key ?? before?.["key"];
-  const { url, certificateHashes } = entry;
-  relays.push({ ...before, url, certificateHashes, ...(key === undefined ? {} : { key }) });
+  const { url, certificateHashes, identity } = entry;
+  const { identity: _stale, ...kept } = before ?? {};
+  relays.push({
+    ...kept,
+    url,
+    certificateHashes,
+    ...(identity === undefined ? {} : { identity }),
+    ...(key === undefined ? {} : { key }),
+  });
   const next = { ...config.rest, version: VERSION, relays, default: url };
   await writeWhole(file, `${JSON.stringify(next, null, 2)}\n`);
 }

@@ -30,9 +30,9 @@ import {
   LINK_PATH,
   loadWebTransport,
   type WebTransportIncoming,
-  type WebTransportListening,
   type WebTransportServerImplementation,
 } from "./webtransport.ts";
+import { WebTransportPort, type WebTransportState } from "./webtransport-port.ts";
 
 /** Of one request, all of them together. */
 export const HEADER_BYTES_MAX = 16 * 1024;
@@ -84,14 +84,15 @@ export interface ListenAddress {
   readonly port: number;
 }
 
-export type WebTransportState =
-  | { readonly name: WebTransportServerImplementation["name"]; readonly port: number }
-  | { readonly unavailable: string };
-
 export interface Listener {
   readonly https: ListenAddress;
   readonly plain: ListenAddress | null;
   readonly webTransport: WebTransportState;
+  /**
+   * From now on new connections meet this certificate. Those that are open go on, except WebTransport sessions
+   * whose library cannot change it: its listener is closed and opened again, and their peers come back.
+   */
+  renew(certificate: RelayCertificate): Promise<void>;
   /** Stops accepting, ends every connection, resolves when the ports are free. Idempotent. */
   close(): Promise<void>;
 }
@@ -105,25 +106,19 @@ export async function listen(options: ListenOptions): Promise<Listener> {
     const server = makeHttpsServer(options, sockets);
     await listening(server, options.host, options.port);
     const https = addressOf(server);
-    let webTransport: WebTransportListening | null = null;
-    let state: WebTransportState;
-    if ("unavailable" in implementation) {
-      state = implementation;
-    } else {
+    let webTransport: WebTransportPort | null = null;
+    if (!("unavailable" in implementation)) {
       try {
-        webTransport = await implementation.listen({
+        webTransport = await WebTransportPort.open({
+          implementation,
           host: https.address,
           port: https.port,
           certificate: options.certificate,
           onSession: (incoming) => sessions.take(incoming),
-          onLost: (error) =>
-            options.onProblem?.({
-              what: "webtransport-listener",
-              remoteAddress: "",
-              message: error.message,
-            }),
+          onProblem: (message) =>
+            options.onProblem?.({ what: "webtransport-listener", remoteAddress: "", message }),
+          endSessions: () => sessions.closeAll("the relay's certificate is renewed"),
         });
-        state = { name: implementation.name, port: webTransport.port };
       } catch (error) {
         await closed(server);
         if (options.port === 0 && codeOf(error) === "EADDRINUSE" && attempt < PORT_ATTEMPTS_MAX) {
@@ -132,6 +127,7 @@ export async function listen(options: ListenOptions): Promise<Listener> {
         throw error;
       }
     }
+    const none = "unavailable" in implementation ? implementation : null;
     const plain = options.plain === undefined ? null : makePlainServer(options, sockets);
     if (plain !== null && options.plain !== undefined) {
       try {
@@ -142,7 +138,7 @@ export async function listen(options: ListenOptions): Promise<Listener> {
         throw error;
       }
     }
-    return makeListener({ https: server, plain, webTransport, state, sockets, sessions });
+    return makeListener({ https: server, plain, webTransport, none, sockets, sessions });
   }
 }
 
@@ -159,8 +155,9 @@ async function webTransportOf(
 function makeListener(parts: {
   https: HttpsServer;
   plain: HttpServer | null;
-  webTransport: WebTransportListening | null;
-  state: WebTransportState;
+  webTransport: WebTransportPort | null;
+  /** Why there is no WebTransport. */
+  none: { readonly unavailable: string } | null;
   sockets: Set<Duplex>;
   sessions: SessionTable;
 }): Listener {
@@ -170,14 +167,21 @@ function makeListener(parts: {
     if (parts.plain !== null) down.push(closed(parts.plain));
     for (const socket of parts.sockets) destroyLater(socket);
     // The listener's own close says nothing to the peers, who would wait out QUIC's 30 s.
-    await parts.sessions.closeAll();
+    await parts.sessions.closeAll("the relay is stopping");
     if (parts.webTransport !== null) down.push(parts.webTransport.close());
     await Promise.all(down);
   };
   return {
     https: addressOf(parts.https),
     plain: parts.plain === null ? null : addressOf(parts.plain),
-    webTransport: parts.state,
+    get webTransport() {
+      return parts.webTransport?.state ?? parts.none ?? { unavailable: "it is not open" };
+    },
+    renew: async (certificate) => {
+      if (closing !== null) return;
+      parts.https.setSecureContext(tlsContext(certificate));
+      await parts.webTransport?.renew(certificate);
+    },
     close: () => {
       closing ??= close();
       return closing;
@@ -189,9 +193,7 @@ function makeHttpsServer(options: ListenOptions, sockets: Set<Duplex>): HttpsSer
   const deadlineMs = options.handshakeDeadlineMs ?? PREFACE_DEADLINE_MS;
   const server = createHttpsServer(
     {
-      cert: options.certificate.certificatePem,
-      key: options.certificate.privateKeyPem,
-      minVersion: "TLSv1.2",
+      ...tlsContext(options.certificate),
       handshakeTimeout: deadlineMs,
       ...requestBounds(deadlineMs),
     },
@@ -230,6 +232,10 @@ function makeHttpsServer(options: ListenOptions, sockets: Set<Duplex>): HttpsSer
     });
   });
   return server;
+}
+
+function tlsContext({ certificatePem, privateKeyPem }: RelayCertificate) {
+  return { cert: certificatePem, key: privateKeyPem, minVersion: "TLSv1.2" } as const;
 }
 
 function makePlainServer(options: ListenOptions, sockets: Set<Duplex>): HttpServer {
@@ -342,11 +348,9 @@ class SessionTable {
   }
 
   /** Resolves when every peer was told, within a bound. */
-  async closeAll(): Promise<void> {
+  async closeAll(reason: string): Promise<void> {
     const open = [...this.#open];
-    for (const session of open) {
-      refuse(session, ProtocolErrorNumber.RELAY_DRAINING, "the relay is stopping");
-    }
+    for (const session of open) refuse(session, ProtocolErrorNumber.RELAY_DRAINING, reason);
     await Promise.race([Promise.all(open.map(sessionEnd)), delay(CLOSE_DEADLINE_MS)]);
   }
 

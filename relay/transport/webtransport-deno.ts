@@ -17,6 +17,7 @@ import {
   type WebTransportCloseLike,
   type WebTransportSessionLike,
 } from "../protocol/web-stream.ts";
+import type { RelayCertificate } from "./certificate.ts";
 import type { WebTransportListen, WebTransportListenOptions } from "./webtransport.ts";
 
 /** Both sides drop a connection that is silent for so long; Deno pings well before. */
@@ -96,21 +97,28 @@ export const listenDeno: WebTransportListen = async (options) => {
       code: inUse ? "EADDRINUSE" : "WEBTRANSPORT_FAILED",
     });
   }
-  const listener = endpoint.listen({
-    cert: options.certificate.certificatePem,
-    key: options.certificate.privateKeyPem,
-    alpnProtocols: ["h3"],
-    maxIdleTimeout: IDLE_MS,
-    keepAliveInterval: KEEPALIVE_MS,
-    maxConcurrentBidirectionalStreams: STREAMS_MAX,
-    maxConcurrentUnidirectionalStreams: 16,
-  });
+  const listenWith = (certificate: RelayCertificate): QuicListener =>
+    endpoint.listen({
+      cert: certificate.certificatePem,
+      key: certificate.privateKeyPem,
+      alpnProtocols: ["h3"],
+      maxIdleTimeout: IDLE_MS,
+      keepAliveInterval: KEEPALIVE_MS,
+      maxConcurrentBidirectionalStreams: STREAMS_MAX,
+      maxConcurrentUnidirectionalStreams: 16,
+    });
+  const listener = listenWith(options.certificate);
   let closing = false;
   const accepting = acceptAll(quic, listener, options).catch((error: unknown) => {
     if (!closing) options.onLost(new Error(messageOf(error), { cause: error }));
   });
   return {
     port: endpoint.addr.port,
+    // Listening again gives the endpoint its new certificate; what arrives still comes to the first listener.
+    renew: async (certificate) => {
+      listenWith(certificate);
+      await Promise.resolve();
+    },
     close: async () => {
       closing = true;
       listener.stop();

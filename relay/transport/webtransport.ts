@@ -31,6 +31,8 @@ export interface WebTransportListenOptions {
 
 export interface WebTransportListening {
   readonly port: number;
+  /** New sessions meet this certificate, open ones go on. Absent where the library cannot. */
+  renew?(certificate: RelayCertificate): Promise<void>;
   close(): Promise<void>;
 }
 

@@ -64,6 +64,7 @@ interface Ready {
   readonly url: string;
   readonly dashboard: string | null;
   readonly certificateHashes: readonly string[];
+  readonly identity: string;
   readonly links: readonly string[];
   readonly runtime: string;
   readonly keyFile: string;
@@ -97,7 +98,15 @@ test("relay/main.ts makes a key, tells the user's commands, serves, and stops on
   expect((await stat(configFile)).mode & 0o777).toBe(0o600);
   expect(saved).toEqual({
     version: 1,
-    relays: [other, { url: line.url, certificateHashes: line.certificateHashes, key }],
+    relays: [
+      other,
+      {
+        url: line.url,
+        certificateHashes: line.certificateHashes,
+        identity: line.identity,
+        key,
+      },
+    ],
     default: line.url,
   });
 

@@ -7,6 +7,10 @@ import { fromHex } from "../../../relay/db/hex.ts";
 import { API_SCOPES } from "../../../relay/db/schema.ts";
 import { fromBase64Url } from "../../../relay/protocol/bytes.ts";
 import { PROGRESS_FIELDS, type Progress } from "../../../relay/protocol/frame.ts";
+import {
+  certificatesMessage,
+  decodeSignedCertificates,
+} from "../../../relay/protocol/relay-certificates.ts";
 import { startHarness, type Harness } from "./harness.ts";
 
 let harness: Harness;
@@ -94,6 +98,7 @@ describe("sessions", () => {
     expect(body.relay).toEqual({
       url: "https://relay.test:8443",
       certificateHashes: ["ab".repeat(32)],
+      identity: "cd".repeat(32),
     });
     const lifetime = Date.parse(body.tickets.seeder.expiresAt) - Date.now();
     expect(lifetime).toBeGreaterThan(50_000);
@@ -656,6 +661,27 @@ describe("about the relay", () => {
     for (const [, reference = ""] of references) {
       const target = reference.split("/").reduce((at, part) => at?.[part], document);
       expect([reference, typeof target]).toEqual([reference, "object"]);
+    }
+  });
+
+  test("/.well-known/memferry-relay vouches for certificates to anyone who brings a nonce", async () => {
+    const nonce = randomBytes(32);
+    const path = `/.well-known/memferry-relay?nonce=${nonce.toString("base64url")}`;
+    const response = await harness.app.request(path);
+    expect(response.status).toBe(200);
+    expect(response.headers.get("cache-control")).toBe("no-store");
+    const signed = decodeSignedCertificates(await response.text());
+    expect(signed.certificates).toEqual([
+      { hash: new Uint8Array(32).fill(0xab), notBeforeMs: 1, notAfterMs: 2 },
+    ]);
+    const raw = Uint8Array.from(signed.identity);
+    const key = await crypto.subtle.importKey("raw", raw, "Ed25519", false, ["verify"]);
+    const message = certificatesMessage(nonce, signed.certificates);
+    const signature = Uint8Array.from(signed.signature);
+    expect(await crypto.subtle.verify("Ed25519", key, signature, message)).toBe(true);
+    for (const wrong of ["", "?nonce=", "?nonce=AAAA", `?nonce=${"A".repeat(4_000)}`]) {
+      const refused = await harness.app.request(`/.well-known/memferry-relay${wrong}`);
+      expect(refused.status).toBe(422);
     }
   });
 

@@ -3,6 +3,7 @@
  *
  * @module
  */
+import { generateKeyPairSync } from "node:crypto";
 import { createApp, type App } from "../../../relay/app.ts";
 import { createApiKeys, type ApiKeys } from "../../../relay/db/api-keys.ts";
 import { openDatabase, type Database } from "../../../relay/db/database.ts";
@@ -12,6 +13,7 @@ import { createLog } from "../../../relay/log.ts";
 import { createMetrics } from "../../../relay/metrics.ts";
 import type { Command } from "../../../relay/protocol/frame.ts";
 import { toHex } from "../../../relay/protocol/bytes.ts";
+import { RelayIdentity } from "../../../relay/transport/identity.ts";
 import type { LiveSession } from "../../../relay/switchboard/switchboard.ts";
 
 export class FakeSwitchboard {
@@ -66,6 +68,7 @@ export async function startHarness(): Promise<Harness> {
   const switchboard = new FakeSwitchboard();
   const logged: string[] = [];
   const down = new AbortController();
+  const identity = new RelayIdentity(generateKeyPairSync("ed25519").privateKey);
   let clockMs = 0;
   const app = createApp({
     database,
@@ -76,7 +79,15 @@ export async function startHarness(): Promise<Harness> {
     log: createLog({ level: "debug", format: "json", write: (line) => logged.push(line) }),
     console: new Map(),
     version: "0.0.0-test",
-    address: () => ({ url: "https://relay.test:8443", certificateHashes: ["ab".repeat(32)] }),
+    address: () => ({
+      url: "https://relay.test:8443",
+      certificateHashes: ["ab".repeat(32)],
+      identity: "cd".repeat(32),
+    }),
+    vouch: (nonce) =>
+      identity.vouch(nonce, [
+        { hash: new Uint8Array(32).fill(0xab), notBeforeMs: 1, notAfterMs: 2 },
+      ]),
     signal: down.signal,
     clock: () => clockMs,
   });

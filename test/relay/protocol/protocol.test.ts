@@ -208,7 +208,7 @@ test("fromBase64Url() gives back what toBase64Url() took", () => {
   );
 });
 
-const ticket = fc.record({
+const bare = fc.record({
   relayUrl: fc.constantFrom("https://relay.example:8443", "https://[::1]:9", "https://10.0.0.1"),
   certificateHashes: fc.array(bytes(32), { maxLength: 4 }),
   sessionId: bytes(16),
@@ -216,6 +216,17 @@ const ticket = fc.record({
   token: bytes(32),
   secret: bytes(32),
 });
+const TICKET_FIXTURE =
+  "memferry1_AQEBAQEBAQEBAQEBAQEBAQECAgICAgICAgICAgICAgICAgICAgICAgICAgICAgICAgMDAwMDAwMDAwMDAwMDAwMDAwMDAwMDAwMDAwMDAwMDGgBodHRwczovL3JlbGF5LmV4YW1wbGU6ODQ0MwIEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFAQYGBgYGBgYGBgYGBgYGBgYGBgYGBgYGBgYGBgYGBgYG";
+
+/** An identity stands beside the certificates that it may replace, or not at all. */
+const ticket = fc
+  .tuple(bare, fc.option(bytes(32), { nil: undefined }))
+  .map(([given, relayIdentity]) =>
+    relayIdentity === undefined || given.certificateHashes.length === 0
+      ? given
+      : { ...given, relayIdentity },
+  );
 
 test("decodeTicket() gives back what encodeTicket() took, also with space around it", () => {
   fc.assert(
@@ -242,6 +253,34 @@ test("decodeTicket() refuses what is damaged without repeating a part of it", ()
       }
     }),
   );
+});
+
+test("decodeTicket() refuses an identity without certificates, and a flag that is none", () => {
+  fc.assert(
+    fc.property(bare, bytes(32), fc.integer({ min: 2, max: 255 }), (given, identity, flag) => {
+      const alone = { ...given, certificateHashes: [], relayIdentity: identity };
+      const flagged = Buffer.from(encodeTicket(given).slice(TICKET_PREFIX.length), "base64url");
+      flagged[flagged.length - 1] = flag;
+      for (const text of [encodeTicket(alone), TICKET_PREFIX + flagged.toString("base64url")]) {
+        expect(() => decodeTicket(text)).toThrow(
+          expect.objectContaining({ code: "TICKET_MALFORMED" }),
+        );
+      }
+    }),
+  );
+});
+
+test("decodeTicket() reads the ticket of the fixture", () => {
+  // The format is a contract between releases: this text is never to change.
+  expect(decodeTicket(TICKET_FIXTURE)).toEqual({
+    relayUrl: "https://relay.example:8443",
+    certificateHashes: [new Uint8Array(32).fill(4), new Uint8Array(32).fill(5)],
+    relayIdentity: new Uint8Array(32).fill(6),
+    sessionId: new Uint8Array(16).fill(1),
+    role: "leecher",
+    token: new Uint8Array(32).fill(2),
+    secret: new Uint8Array(32).fill(3),
+  });
 });
 
 function streamOf(pieces: readonly Uint8Array[]): ByteStream {

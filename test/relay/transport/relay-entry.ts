@@ -1,10 +1,13 @@
 /**
  * A relay's listener in a process of its own, for tests between runtimes. The first byte of a stream says
- * what becomes of it: echo, no read at all, an abort, or an orderly end.
+ * what becomes of it: echo, no read at all, an abort, or an orderly end. A line on standard input renews the
+ * certificate.
  *
  * @module
  */
+import { join } from "node:path";
 import process from "node:process";
+import { createInterface } from "node:readline";
 import { ProtocolError } from "../../../relay/protocol/errors.ts";
 import type { ByteStream } from "../../../relay/protocol/stream.ts";
 import { ensureCertificate } from "../../../relay/transport/certificate.ts";
@@ -40,10 +43,18 @@ if (import.meta.main) {
     webTransport: listener.webTransport,
   };
   console.log(JSON.stringify(ready));
-  process.stdin.once("end", () => {
+  const input = createInterface({ input: process.stdin });
+  input.on("line", () => {
+    void (async () => {
+      const directory = join(process.argv[2] ?? "", "renewed");
+      const renewed = await ensureCertificate({ directory, hosts: ["127.0.0.1"] });
+      await listener.renew(renewed);
+      console.log(JSON.stringify([...renewed.hash]));
+    })();
+  });
+  input.once("close", () => {
     void listener.close().then(() => process.exit(0));
   });
-  process.stdin.resume();
 }
 
 async function serve(stream: ByteStream): Promise<void> {

@@ -43,19 +43,22 @@ describe.runIf(onNode).each(runtimes)("a relay on $name, a peer on Node", ({ com
   let child: ChildProcess;
   let ready: RelayReady;
   const problems: string[] = [];
+  let line: () => Promise<string>;
 
   beforeAll(async () => {
     directory = await mkdtemp(join(tmpdir(), "memferry-relay-"));
     const [program = "", ...flags] = command(directory);
     child = spawn(program, [...flags, entry, directory], { stdio: ["pipe", "pipe", "pipe"] });
     child.stderr?.on("data", (text: Buffer) => problems.push(text.toString()));
-    ready = await new Promise<RelayReady>((resolve, reject) => {
-      child.once("exit", () => reject(new Error(`the relay ended: ${problems.join("")}`)));
-      if (child.stdout === null) throw new Error("no output");
-      createInterface({ input: child.stdout }).once("line", (line) => {
-        resolve(JSON.parse(line) as RelayReady);
+    const { stdout } = child;
+    if (stdout === null) throw new Error("no output");
+    const lines = createInterface({ input: stdout });
+    line = () =>
+      new Promise((resolve, reject) => {
+        child.once("exit", () => reject(new Error(`the relay ended: ${problems.join("")}`)));
+        lines.once("line", resolve);
       });
-    });
+    ready = JSON.parse(await line()) as RelayReady;
   });
   afterAll(async () => {
     const exited = new Promise((resolve) => {
@@ -141,6 +144,30 @@ describe.runIf(onNode).each(runtimes)("a relay on $name, a peer on Node", ({ com
       expect(await stream.closed).toEqual({ code: "OK", reason: "" });
       await link.close("OK", "done");
     });
+  });
+
+  test("shows a renewed certificate on both, and streams over TLS go on", async () => {
+    const old = [Uint8Array.from(ready.hash)];
+    const before = await dialWebSocket({ url: ready.url, certificateHashes: old });
+    const stream = await before.openStream();
+    await stream.write(Uint8Array.of(Wish.ECHO, 5));
+    expect(await take(stream, 1)).toEqual(Uint8Array.of(5));
+
+    child.stdin?.write("renew\n");
+    const renewed = [Uint8Array.from(JSON.parse(await line()) as number[])];
+    await stream.write(Uint8Array.of(6));
+    expect(await take(stream, 1)).toEqual(Uint8Array.of(6));
+    for (const [, dial] of dials) {
+      await expect(dial({ url: ready.url, certificateHashes: old })).rejects.toMatchObject({
+        code: "CERTIFICATE_MISMATCH",
+      });
+      const link = await dial({ url: ready.url, certificateHashes: renewed });
+      const echo = await link.openStream();
+      await echo.write(Uint8Array.of(Wish.ECHO, 7));
+      expect(await take(echo, 1)).toEqual(Uint8Array.of(7));
+      await link.close("OK", "done");
+    }
+    await before.close("OK", "done");
   });
 
   test("meets no problem on the way", () => {
