@@ -193,8 +193,9 @@ export class ChunkReceiver {
   #stale(index: number, epoch: number): void {
     if ((this.#needed[index] ?? 0) > epoch) return;
     this.#needed[index] = epoch + 1;
-    if ((this.#submitted[index] ?? 0) <= epoch) this.#ready.delete(index);
     this.#manifest.invalidate(index, epoch);
+    // Whatever is under way: a newer copy that turns out to be damaged would leave this one in its place.
+    if (!this.#manifest.isKnown(index)) this.#ready.delete(index);
   }
 
   /**
@@ -284,7 +285,7 @@ export class ChunkReceiver {
           equal.push(slot);
           continue;
         }
-        this.#submitted[index] = 0;
+        this.#withdraw(index);
         again.push(index);
       }
       if (equal.length === 0) continue;
@@ -292,6 +293,11 @@ export class ChunkReceiver {
       again.push(...(await this.#store(copy, equal, message.epoch)));
     }
     return again;
+  }
+
+  /** The newest copy was none: what is stored is the newest again. */
+  #withdraw(index: number): void {
+    this.#submitted[index] = this.#manifest.epochOf(index);
   }
 
   async #store(message: ChunksMessage, kept: readonly number[], tag: number): Promise<number[]> {
@@ -310,7 +316,7 @@ export class ChunkReceiver {
       return this.#settle(indexes, offsets, hashes, outcomes, tag);
     } catch (error) {
       for (const index of indexes) {
-        if (this.#submitted[index] === tag) this.#submitted[index] = 0;
+        if (this.#submitted[index] === tag) this.#withdraw(index);
       }
       throw storeError(error);
     } finally {
@@ -330,7 +336,7 @@ export class ChunkReceiver {
     for (let i = 0; i < indexes.length; i++) {
       const index = indexes[i] ?? 0;
       if (outcomes[i] === StoreOutcome.mismatch) {
-        if (this.#submitted[index] === tag) this.#submitted[index] = 0;
+        if (this.#submitted[index] === tag) this.#withdraw(index);
         this.#mismatches++;
         if (!this.#mismatched.add(index)) {
           throw new MigrationError(

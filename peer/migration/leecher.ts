@@ -33,13 +33,11 @@ import { LeecherJournal } from "./leecher-journal.ts";
 import type { LeecherOptions } from "./leecher-options.ts";
 import { runHook } from "./hooks.ts";
 import { regionProgress } from "./region-progress.ts";
-import { sleep } from "../sleep.ts";
 import { backOff, Latch } from "./latch.ts";
 import {
   CHANNEL_FAILURES_MAX,
   FAREWELL_PATIENCE_MS,
   FINALIZE_DEADLINE_MS,
-  HOOK_DEADLINE_MS,
   REVOKE_COURTESY_MS,
 } from "./limits.ts";
 import { Manifest, requireEqualRoots, withRoots } from "./manifest.ts";
@@ -351,7 +349,9 @@ export class Leecher {
     const { restored } = this.#journal;
     if (restored === undefined) await this.#journal.record("joined");
     this.ownershipChanged(session.ownership);
-    if (this.#over.signal.aborted || session.ownership.owner !== "leecher") return;
+    if (this.#over.signal.aborted) return;
+    if (restored?.phase === "committing") await this.#commitAgain();
+    if (session.ownership.owner !== "leecher") return;
     const { offer, finalized } = this.#journal.owned();
     const receiver = await this.#makeRoom(offer);
     const kept = this.#destination?.kept;
@@ -365,6 +365,16 @@ export class Leecher {
     this.#destination?.region.setGate("open");
     const started = restored?.phase === "resumed" || restored?.phase === "complete";
     if (!started || this.#options.workloadStayed !== true) await this.#startWorkload();
+  }
+
+  /** A process before this one asked to become the owner. That may come true at any time: nothing else may begin. */
+  async #commitAgain(): Promise<void> {
+    const { finalized } = this.#journal.owned();
+    this.#finalized = { ...finalized, receivedAtMs: performance.now() };
+    const { owner } = await this.#options.session.commit(finalized.epoch, this.#over.signal);
+    if (owner !== "leecher") {
+      throw new MigrationError("CANCELLED", "the relay kept the source as the owner");
+    }
   }
 
   async #startWorkload(): Promise<void> {

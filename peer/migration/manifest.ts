@@ -56,6 +56,11 @@ export class Manifest {
     return this.#known.has(index);
   }
 
+  /** In which epoch the hash was taken; 0 if it is unknown. */
+  epochOf(index: number): number {
+    return this.#known.has(index) ? (this.#epochs[index] ?? 0) : 0;
+  }
+
   /** The chunk was written during `epoch`: only a hash taken later counts. */
   invalidate(index: number, epoch: number): void {
     if ((this.#epochs[index] ?? 0) > epoch) return;

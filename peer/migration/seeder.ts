@@ -21,13 +21,7 @@ import { ChunkSet } from "./bitmap.ts";
 import { openSeederChannel, sayFarewell, type Channel } from "./channel.ts";
 import { ChunkSender } from "./chunk-sender.ts";
 import type { LinkKind } from "../../relay/protocol/stream.ts";
-import type {
-  MigrationOutcome,
-  MigrationProgress,
-  MigrationTotals,
-  OnMigrationEvent,
-  Phase,
-} from "./events.ts";
+import type { MigrationOutcome, MigrationProgress, MigrationTotals, Phase } from "./events.ts";
 import { runHook } from "./hooks.ts";
 import { regionProgress } from "./region-progress.ts";
 import { DirtyHistory } from "./dirty-history.ts";
