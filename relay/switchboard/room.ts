@@ -108,7 +108,14 @@ export class Room {
         this.#waiting.delete(frame.streamIndex);
         end.stream.abort("STREAM_UNPAIRED", "the other peer did not open this stream");
       }, STREAM_PAIRING_DEADLINE_MS);
-      this.#waiting.set(frame.streamIndex, { role: frame.role, end, timer });
+      const entry = { role: frame.role, end, timer };
+      this.#waiting.set(frame.streamIndex, entry);
+      // Nobody reads it yet: left here, a dead stream would take its next twin with it, and that one the next.
+      void end.stream.closed.then(() => {
+        if (this.#waiting.get(frame.streamIndex) !== entry) return;
+        clearTimeout(timer);
+        this.#waiting.delete(frame.streamIndex);
+      });
       return;
     }
     if (waiting.role === frame.role) {
