@@ -30,6 +30,8 @@ import type { PeerIdentity } from "./peer-identity.ts";
 /** Waits between attempts to come back: doubled up to the longest, with jitter against stampedes. */
 const BACKOFF_FIRST_MS = 200;
 const BACKOFF_MAX_MS = 5_000;
+/** A relay that goes down may ask for a longer wait, up to this. */
+const RECONNECT_IN_MS_MAX = 60_000;
 /** From an open link to the relay's welcome. */
 const WELCOME_MS = 10_000;
 /** How long leaving waits for the relay to have heard the last reports. */
@@ -89,6 +91,16 @@ interface Connection {
   readonly stream: ByteStream;
   readonly welcome: WelcomeFrame;
   readonly reader: MessageReader;
+}
+
+/** The relay is going down, and says when to come back. */
+class GoAway extends ProtocolError {
+  readonly reconnectInMs: number;
+
+  constructor(reconnectInMs: number) {
+    super("RELAY_DRAINING", "the relay is going down");
+    this.reconnectInMs = Math.min(reconnectInMs, RECONNECT_IN_MS_MAX);
+  }
 }
 
 interface Waiter<T> {
@@ -261,6 +273,8 @@ export class RelayControl {
           return;
         }
         this.#options.onConnection?.(false, messageOf(error));
+        // With the same jitter: all of its peers were told the same.
+        if (error instanceof GoAway) delayMs = error.reconnectInMs;
       }
       connection = undefined;
       try {
@@ -268,7 +282,7 @@ export class RelayControl {
       } catch {
         return;
       }
-      delayMs = Math.min(delayMs * 2, BACKOFF_MAX_MS);
+      delayMs = Math.min(Math.max(delayMs, BACKOFF_FIRST_MS) * 2, BACKOFF_MAX_MS);
     }
   }
 
@@ -370,7 +384,7 @@ export class RelayControl {
         this.#options.onCommand?.(frame.command, frame.reason);
         return;
       case "goAway":
-        throw new ProtocolError("RELAY_DRAINING", "the relay is going down");
+        throw new GoAway(frame.reconnectInMs);
       default:
         // A frame that has no place here, or none that this version knows: not worth the session.
         return;

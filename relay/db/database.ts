@@ -45,6 +45,11 @@ export interface Database extends AsyncDisposable {
   transaction<T>(work: (orm: Orm) => Promise<T>): Promise<T>;
   /** One prepared statement. */
   readonly query: Query;
+  /**
+   * One prepared statement that somebody's workload waits for. It overtakes everything else on connections of its
+   * own, and is soon answered or given up; what was given up may be carried out yet.
+   */
+  readonly decide: Query;
   /** Prepared statements in one transaction; done again from the start if it collided with another. */
   queryTransaction<T>(work: (query: Query) => Promise<T>): Promise<T>;
   /** Rejects if the database does not answer. */
@@ -69,6 +74,11 @@ const CONNECT_TIMEOUT_MS = 5_000;
 const STATEMENT_TIMEOUT_MS = 15_000;
 /** Longer than the server's own, so that the server's answer comes first if there is one. */
 const QUERY_TIMEOUT_MS = 20_000;
+/** The same for what decides, which is one row by its key: who asks is told early to ask again. */
+const DECIDING_CONNECTIONS_MAX = 4;
+const DECIDING_CONNECT_TIMEOUT_MS = 3_000;
+const DECIDING_STATEMENT_TIMEOUT_MS = 4_000;
+const DECIDING_QUERY_TIMEOUT_MS = 5_000;
 /** How often a transaction that collided with another is done again. */
 const TRANSACTION_ATTEMPTS = 5;
 /** Any number, the same in every relay: one of them migrates, the others wait. */
@@ -106,12 +116,15 @@ async function openPglite(
   const guard = guarded(onError);
   let closing: Promise<void> | undefined;
   const close = (): Promise<void> => (closing ??= client.close());
+  const query: Query = (statement, values) =>
+    guard(async () => (await client.query<Row>(statement.text, [...values])).rows);
   return {
     kind: "pglite",
     run: (work) => guard(() => work(orm)),
     transaction: (work) => guard(() => orm.transaction((tx) => work(tx)), TRANSACTION_ATTEMPTS),
-    query: (statement, values) =>
-      guard(async () => (await client.query<Row>(statement.text, [...values])).rows),
+    query,
+    // One process, one connection: there is nothing to overtake.
+    decide: query,
     queryTransaction: (work) =>
       guard(
         () =>
@@ -129,30 +142,31 @@ async function openPglite(
 }
 
 async function openPostgres(url: string, onError: (error: unknown) => void): Promise<Database> {
-  const pool = new pg.Pool({
-    connectionString: url,
+  const pool = openPool(url, onError, {
     max: CONNECTIONS_MAX,
     connectionTimeoutMillis: CONNECT_TIMEOUT_MS,
     statement_timeout: STATEMENT_TIMEOUT_MS,
     query_timeout: QUERY_TIMEOUT_MS,
-    idle_in_transaction_session_timeout: STATEMENT_TIMEOUT_MS,
-    keepAlive: true,
-    application_name: "memferry-relay",
   });
-  // Without listeners a connection that the server drops would end the process: the pool's covers the
-  // idle ones, the client's those in use, whose query then rejects as well.
-  pool.on("error", (error) => onError(error));
-  pool.on("connect", (client) => client.on("error", () => {}));
+  const deciding = openPool(url, onError, {
+    max: DECIDING_CONNECTIONS_MAX,
+    connectionTimeoutMillis: DECIDING_CONNECT_TIMEOUT_MS,
+    statement_timeout: DECIDING_STATEMENT_TIMEOUT_MS,
+    query_timeout: DECIDING_QUERY_TIMEOUT_MS,
+  });
+  const end = async (): Promise<void> => {
+    await Promise.all([pool.end(), deciding.end()]);
+  };
   try {
     await migrateLocked(pool);
   } catch (error) {
-    await pool.end();
+    await end();
     throw error;
   }
   const orm = drizzlePostgres(pool, { schema }) as unknown as Orm; // As above.
   const guard = guarded(onError);
   let closing: Promise<void> | undefined;
-  const close = (): Promise<void> => (closing ??= pool.end());
+  const close = (): Promise<void> => (closing ??= end());
   const ask = async (
     on: pg.Pool | pg.PoolClient,
     statement: Statement,
@@ -162,31 +176,74 @@ async function openPostgres(url: string, onError: (error: unknown) => void): Pro
   return {
     kind: "postgres",
     run: (work) => guard(() => work(orm)),
-    transaction: (work) => guard(() => orm.transaction((tx) => work(tx)), TRANSACTION_ATTEMPTS),
+    transaction: (work) =>
+      guard(
+        () =>
+          // Not Drizzle's own, which gives a connection back to the pool whatever became of it.
+          inTransaction(pool, (client) =>
+            work(drizzlePostgres(client, { schema }) as unknown as Orm),
+          ),
+        TRANSACTION_ATTEMPTS,
+      ),
     query: (statement, values) => guard(() => ask(pool, statement, values)),
+    decide: (statement, values) => guard(() => ask(deciding, statement, values)),
     queryTransaction: (work) =>
-      guard(async () => {
-        const client = await pool.connect();
-        let broken: Error | undefined;
-        try {
-          await client.query("begin");
-          const result = await work((statement, values) => ask(client, statement, values));
-          await client.query("commit");
-          return result;
-        } catch (error) {
-          await client.query("rollback").catch((failure: unknown) => {
-            // The connection is lost, and with it the transaction: the pool must not use it again.
-            broken = failure instanceof Error ? failure : new Error(String(failure));
-          });
-          throw error;
-        } finally {
-          client.release(broken);
-        }
-      }, TRANSACTION_ATTEMPTS),
-    ping: () => guard(async () => void (await pool.query("select 1"))),
+      guard(
+        () =>
+          inTransaction(pool, (client) =>
+            work((statement, values) => ask(client, statement, values)),
+          ),
+        TRANSACTION_ATTEMPTS,
+      ),
+    ping: () => guard(async () => void (await deciding.query("select 1"))),
     close,
     [Symbol.asyncDispose]: close,
   };
+}
+
+function openPool(url: string, onError: (error: unknown) => void, bounds: pg.PoolConfig): pg.Pool {
+  const pool = new pg.Pool({
+    connectionString: url,
+    idle_in_transaction_session_timeout: STATEMENT_TIMEOUT_MS,
+    keepAlive: true,
+    application_name: "memferry-relay",
+    ...bounds,
+  });
+  // Without listeners a connection that the server drops would end the process: the pool's covers the
+  // idle ones, the client's those in use, whose query then rejects as well.
+  pool.on("error", (error) => onError(error));
+  pool.on("connect", (client) => client.on("error", () => {}));
+  return pool;
+}
+
+/**
+ * A connection that was not heard to leave its transaction is never used again: whatever came next on it would be
+ * answered, and taken back with the transaction later.
+ */
+async function inTransaction<T>(
+  pool: pg.Pool,
+  work: (client: pg.PoolClient) => Promise<T>,
+): Promise<T> {
+  const client = await pool.connect();
+  let broken: Error | undefined;
+  try {
+    await client.query("begin");
+    const result = await work(client);
+    await client.query("commit");
+    return result;
+  } catch (error) {
+    if (isOurs(error) || sqlState(error) !== undefined) {
+      await client.query("rollback").catch((failure: unknown) => {
+        broken = failure instanceof Error ? failure : new Error(String(failure));
+      });
+    } else {
+      // No answer: to wait for another one would be in vain.
+      broken = error instanceof Error ? error : new Error(String(error));
+    }
+    throw error;
+  } finally {
+    client.release(broken);
+  }
 }
 
 /** Migrates on one connection, under a lock that other relays wait for. */
@@ -220,8 +277,7 @@ function guarded(onError: (error: unknown) => void) {
       try {
         return await work();
       } catch (error) {
-        // Ours: thrown inside a transaction to leave it.
-        if (error instanceof RelayError || error instanceof ProtocolError) throw error;
+        if (isOurs(error)) throw error;
         if (attempt < attempts && isCollision(error)) continue;
         const translated = translate(error, "the database refused");
         onError(translated);
@@ -229,6 +285,11 @@ function guarded(onError: (error: unknown) => void) {
       }
     }
   };
+}
+
+/** Thrown inside a transaction to leave it. */
+function isOurs(error: unknown): boolean {
+  return error instanceof RelayError || error instanceof ProtocolError;
 }
 
 /** The state code PostgreSQL gives its errors, wherever in the chain of causes it is. */

@@ -62,6 +62,28 @@ const commitStatement: Statement = {
     select owner, owner_epoch, state from changed`,
 };
 
+/** A cancel counts against a commit: one statement, as the commit is. How it ended is always noted. */
+const cancelStatement: Statement = {
+  name: "session_cancel",
+  text: `with changed as (
+      update session set state = 'cancelled', reason_code = $2, reason_message = $3,
+        version = version + 1, event_seq = event_seq + 1, updated_at = now(), ended_at = now()
+      where id = $1 and owner = 'seeder' and state not in ('cancelled', 'failed', 'done')
+      returning id, event_seq, progress
+    ), noted as (
+      insert into session_event (session_id, seq, type, data) select id, event_seq, 'cancelled', $4::jsonb
+      from changed
+    )
+    select coalesce((progress->>'downtimeMs')::float8, 0) as downtime_ms from changed`,
+};
+
+const rejoinStatement: Statement = {
+  name: "session_rejoin",
+  text: `select ticket.peer_key, session.owner, session.owner_epoch, session.state
+    from ticket join session on session.id = ticket.session_id
+    where ticket.session_id = $1 and ticket.role = $2`,
+};
+
 const ownerStatement: Statement = {
   name: "session_owner",
   text: "select owner, owner_epoch, state from session where id = $1",
@@ -72,9 +94,20 @@ export function createSessionStore(
   options: SessionStoreOptions = {},
 ): DatabaseSessionStore {
   async function ownerRow(id: string): Promise<Owned> {
-    const [row] = await database.query(ownerStatement, [id]);
+    const [row] = await database.decide(ownerStatement, [id]);
     if (row === undefined) throw new RelayError("NOT_FOUND", "there is no such session");
     return ownedOf(row);
+  }
+
+  async function cancel(id: string, change: StateChange): Promise<boolean> {
+    const reason = plainText(change.reason);
+    const { reasonCode } = reasonOf(change, reason);
+    const data = JSON.stringify({ by: change.by, ...(reason === "" ? {} : { reason }) });
+    const [row] = await database.decide(cancelStatement, [id, reasonCode, reason, data]);
+    if (row === undefined) return (await ownerRow(id)).state === "cancelled";
+    const downtimeMs = Number(row["downtime_ms"]);
+    if (downtimeMs > 0) options.onDowntime?.(downtimeMs);
+    return true;
   }
 
   return {
@@ -127,23 +160,17 @@ export function createSessionStore(
     },
 
     async rejoin({ sessionId, role, peerKey }) {
-      const id = toHex(sessionId);
-      return await database.run(async (orm) => {
-        const [row] = await orm
-          .select({ peerKey: ticket.peerKey })
-          .from(ticket)
-          .where(and(eq(ticket.sessionId, id), eq(ticket.role, role)));
-        const known = row?.peerKey;
-        if (known === undefined || known === null || !timingSafeEqual(known, peerKey)) {
-          throw new ProtocolError("PEER_UNKNOWN", "this peer has not joined the session");
-        }
-        return await joinedSession(orm, id, sessionId);
-      });
+      const [row] = await database.decide(rejoinStatement, [toHex(sessionId), role]);
+      const known = row?.["peer_key"];
+      if (row === undefined || !(known instanceof Uint8Array) || !timingSafeEqual(known, peerKey)) {
+        throw new ProtocolError("PEER_UNKNOWN", "this peer has not joined the session");
+      }
+      return { sessionId: sessionId.slice(), ...ownedOf(row) };
     },
 
     async commit(sessionId, epoch) {
       const id = toHex(sessionId);
-      const [row] = await database.query(commitStatement, [id, epoch]);
+      const [row] = await database.decide(commitStatement, [id, epoch]);
       const found = row === undefined ? await ownerRow(id) : ownedOf(row);
       return {
         ...found,
@@ -200,6 +227,7 @@ export function createSessionStore(
 
     async setState(sessionId, change) {
       const id = toHex(sessionId);
+      if (change.state === "cancelled") return await cancel(id, change);
       const outcome = await database.transaction(async (tx) => {
         const [row] = await tx
           .select({
@@ -331,6 +359,8 @@ function judge(current: Current, change: StateChange): "refuse" | "same" | "note
   if (isEnded(current.state)) return current.state === change.state ? "same" : "refuse";
   switch (change.state) {
     case "pending":
+    // By a statement of its own.
+    case "cancelled":
       return "refuse";
     case "joined":
       return current.state === "pending" && current.bothJoined ? "change" : "note";
@@ -338,7 +368,6 @@ function judge(current: Current, change: StateChange): "refuse" | "same" | "note
     case "precopy":
     case "finalizing":
     case "suspended":
-    case "cancelled":
       if (current.owner !== "seeder") return "refuse";
       break;
     case "committed":

@@ -21,6 +21,8 @@ export interface Member {
   readonly peerKey: Uint8Array;
   readonly streamSecret: Uint8Array;
   readonly joinedAtMs: number;
+  /** Counts the streams that this relay took: of two connections of a peer, the later one is the peer's own idea. */
+  readonly arrival: number;
   heardAtMs: number;
 }
 
@@ -58,9 +60,16 @@ export class Room {
     return this.#members.seeder === undefined && this.#members.leecher === undefined;
   }
 
-  /** Takes a peer in. An earlier connection of the same peer gives way: only the key's holder gets here. */
+  /**
+   * Takes a peer in. An earlier connection of the same peer gives way: only the key's holder gets here.
+   *
+   * @throws ProtocolError `ROLE_TAKEN` if this one is the earlier: it was held up, and the peer has left it.
+   */
   enter(member: Member): void {
     const earlier = this.#members[member.role];
+    if (earlier !== undefined && earlier.arrival > member.arrival) {
+      throw new ProtocolError("ROLE_TAKEN", "a later connection of this peer is here");
+    }
     if (earlier !== undefined) this.leave(earlier, "ROLE_TAKEN", "this peer connected again");
     this.#members[member.role] = member;
     if (this.#members.seeder !== undefined && this.#members.leecher !== undefined) {
@@ -132,6 +141,21 @@ export class Room {
     }).then(() => {
       if (this.#spliced.get(frame.streamIndex) === ends) this.#spliced.delete(frame.streamIndex);
     });
+  }
+
+  /** Tells the peers when to come back. Resolves when they have left. */
+  async goAway(reconnectInMs: number, tryForMs: number): Promise<void> {
+    await Promise.all(
+      Object.values(this.#members).map(async ({ stream }) => {
+        try {
+          await writeFrame(stream, { kind: "goAway", reconnectInMs, tryForMs });
+          await stream.end();
+          await stream.closed;
+        } catch {
+          // It has left without being told.
+        }
+      }),
+    );
   }
 
   close(code: ProtocolErrorCode, reason: string): void {

@@ -22,9 +22,22 @@ import {
 } from "../protocol/limits.ts";
 import { toHex } from "../protocol/bytes.ts";
 import { MessageReader, readFrame, writeFrame } from "../protocol/message-stream.ts";
-import type { ByteStream, LinkKind } from "../protocol/stream.ts";
+import type { LinkKind } from "../protocol/stream.ts";
 import { PROTOCOL_MAJOR, PROTOCOL_MINOR } from "../protocol/version.ts";
 import type { IncomingStream } from "../transport/transport.ts";
+import {
+  DECISION_PATIENCE_MS,
+  DECISIONS_WAITING_MAX,
+  DRAIN_DEADLINE_MS,
+  GO_AWAY_RECONNECT_MS,
+  GO_AWAY_TRY_FOR_MS,
+  GOODBYE_PATIENCE_MS,
+  INDEX_BYTES_WAITING_MAX,
+  RECORDS_WAITING_MAX,
+} from "./limits.ts";
+import { verifies, type VerifyProof } from "./proof.ts";
+import { refuse } from "./refusal.ts";
+import { SessionRecords } from "./record-lane.ts";
 import { Room, send, type Member, type OnBytes } from "./room.ts";
 import type { JoinedSession, SessionStore } from "./session-store.ts";
 
@@ -46,6 +59,8 @@ export interface SwitchboardOptions {
   ) => void;
   readonly onHandshakeFailure?: (code: string) => void;
   readonly onBytes?: OnBytes;
+  /** Whether the holder of an ed25519 key signed a message. Default: by WebCrypto. */
+  readonly verifyProof?: VerifyProof;
 }
 
 /** What is known of a session only while somebody is connected. */
@@ -62,12 +77,27 @@ export interface LivePeer {
   readonly joinedAtMs: number;
 }
 
+/** One peer's control stream while it is served. */
+interface Attendance {
+  readonly room: Room;
+  readonly records: SessionRecords;
+  readonly member: Member;
+  /** Ends it, with the reason told to the peer. */
+  readonly fail: (error: ProtocolError) => void;
+  over: boolean;
+  decisionsWaiting: number;
+  deciding: Promise<void>;
+}
+
 export class Switchboard {
   readonly #options: SwitchboardOptions;
   readonly #rooms = new Map<string, Room>();
+  /** Of sessions with somebody connected, or with something still to be written. */
+  readonly #records = new Map<string, SessionRecords>();
   readonly #listeners = new Set<(sessionId: Uint8Array) => void>();
   readonly #sweep: ReturnType<typeof setInterval>;
-  #closed = false;
+  #arrivals = 0;
+  #closing: Promise<void> | undefined;
 
   constructor(options: SwitchboardOptions) {
     this.#options = options;
@@ -133,17 +163,31 @@ export class Switchboard {
     return () => this.#listeners.delete(listener);
   }
 
-  /** Lets everybody go. Peers come back elsewhere or later. */
-  close(): void {
-    this.#closed = true;
+  /** Tells everybody when to come back, lets them go, and writes down what they reported. Idempotent. */
+  close(): Promise<void> {
+    this.#closing ??= this.#close();
+    return this.#closing;
+  }
+
+  async #close(): Promise<void> {
     clearInterval(this.#sweep);
-    for (const room of this.#rooms.values())
+    const rooms = [...this.#rooms.values()];
+    const left = rooms.map((room) => room.goAway(GO_AWAY_RECONNECT_MS, GO_AWAY_TRY_FOR_MS));
+    await atMost(DRAIN_DEADLINE_MS, Promise.all(left));
+    for (const room of this.#rooms.values()) {
       room.close("RELAY_DRAINING", "the relay is going down");
+    }
     this.#rooms.clear();
+    const records = [...this.#records.values()];
+    await Promise.all(records.map((one) => one.settled(GOODBYE_PATIENCE_MS)));
+    for (const one of records) one.close();
   }
 
   async #admit(incoming: IncomingStream): Promise<void> {
-    if (this.#closed) throw new ProtocolError("RELAY_DRAINING", "the relay is going down");
+    const arrival = ++this.#arrivals;
+    if (this.#closing !== undefined) {
+      throw new ProtocolError("RELAY_DRAINING", "the relay is going down");
+    }
     const reader = new MessageReader(incoming.stream);
     const deadline = setTimeout(
       () => incoming.stream.abort("DEADLINE_EXCEEDED", "no first frame in time"),
@@ -164,7 +208,7 @@ export class Switchboard {
       }
       const session = await this.#join(frame, incoming, reader);
       clearTimeout(deadline);
-      await this.#attend(frame, session, incoming, reader);
+      await this.#attend(frame, session, { ...incoming, arrival }, reader);
     } finally {
       clearTimeout(deadline);
     }
@@ -182,25 +226,39 @@ export class Switchboard {
       );
     }
     const { sessionId, role, peerKey, token } = hello;
+    const { store, verifyProof = verifies } = this.#options;
     if (token !== undefined) {
-      return await this.#options.store.useTicket({ sessionId, role, token, peerKey });
+      return await this.#ask(() => store.useTicket({ sessionId, role, token, peerKey }));
     }
     const challenge = randomBytes(CHALLENGE_BYTES);
     await writeFrame(incoming.stream, { kind: "challenge", challenge });
     const proof = await readFrame(reader, PREFACE_BYTES_MAX);
     if (proof?.kind !== "proof") throw new ProtocolError("FRAME_UNEXPECTED", "a proof was due");
     const message = proofMessage(challenge, sessionId, role);
-    if (!(await verifies(peerKey, proof.signature, message))) {
+    if (!(await verifyProof(peerKey, proof.signature, message))) {
       throw new ProtocolError("PROOF_INVALID", "the signature is not this peer key's");
     }
-    return await this.#options.store.rejoin({ sessionId, role, peerKey });
+    return await this.#ask(() => store.rejoin({ sessionId, role, peerKey }));
+  }
+
+  /** Who is not let in because the database does not answer has done nothing wrong, and is to ask again. */
+  async #ask<T>(question: () => Promise<T>): Promise<T> {
+    try {
+      return await question();
+    } catch (error) {
+      if (error instanceof ProtocolError) throw error;
+      this.#options.log("warn", "a peer could not be let in", { reason: messageOf(error) });
+      throw new ProtocolError("RELAY_UNAVAILABLE", "the relay's database does not answer", {
+        cause: error,
+      });
+    }
   }
 
   /** Serves one peer's control stream until it ends. */
   async #attend(
     hello: HelloFrame,
     session: JoinedSession,
-    incoming: IncomingStream,
+    incoming: IncomingStream & { readonly arrival: number },
     reader: MessageReader,
   ): Promise<void> {
     const { sessionId, role, peerKey } = hello;
@@ -213,6 +271,7 @@ export class Switchboard {
       remoteAddress: incoming.remoteAddress,
       streamSecret: randomBytes(STREAM_SECRET_BYTES),
       joinedAtMs: now,
+      arrival: incoming.arrival,
       heardAtMs: now,
     };
     await writeFrame(member.stream, {
@@ -225,30 +284,46 @@ export class Switchboard {
       ownerEpoch: session.ownerEpoch,
       state: session.state,
     });
-    const key = toHex(sessionId);
-    let room = this.#rooms.get(key);
-    if (room === undefined) {
-      room = new Room(sessionId.slice(), this.#options.onBytes);
-      this.#rooms.set(key, room);
+    // It may have begun to go down since the first frame.
+    if (this.#closing !== undefined) {
+      throw new ProtocolError("RELAY_DRAINING", "the relay is going down");
     }
+    const key = toHex(sessionId);
+    const room = this.#rooms.get(key) ?? new Room(sessionId.slice(), this.#options.onBytes);
     room.enter(member);
+    this.#rooms.set(key, room);
     const fields = { sessionId: key, role, link: incoming.kind };
     this.#options.log("info", "peer joined", fields);
-    await this.#record(room, "joined", role, "");
-    this.#changed(room);
+    const failed = Promise.withResolvers<never>();
+    const attendance: Attendance = {
+      room,
+      records: this.#recordsOf(key),
+      member,
+      fail: failed.reject,
+      over: false,
+      decisionsWaiting: 0,
+      deciding: Promise.resolve(),
+    };
+    failed.promise.catch(() => {});
     let reason = "left";
     try {
-      await this.#serve(room, member, reader);
+      await this.#record(attendance, "joined", "");
+      this.#changed(room);
+      const serving = this.#serve(attendance, reader);
+      serving.catch(() => {});
+      await Promise.race([serving, failed.promise]);
     } catch (error) {
+      attendance.over = true;
       reason = messageOf(error);
       const code = error instanceof ProtocolError ? error.code : "INTERNAL";
       if (code === "INTERNAL")
         this.#options.log("error", "control stream failed", { ...fields, reason });
       else await refuse(member.stream, error);
     } finally {
+      attendance.over = true;
       room.leave(member, "LINK_CLOSED", reason);
       if (room.empty) {
-        await this.#saveProgress(room);
+        await this.#saveProgress(attendance);
         if (room.empty && this.#rooms.get(key) === room) this.#rooms.delete(key);
       }
       this.#options.log("info", "peer left", { ...fields, reason });
@@ -256,12 +331,16 @@ export class Switchboard {
     }
   }
 
-  async #serve(room: Room, member: Member, reader: MessageReader): Promise<void> {
+  async #serve(attendance: Attendance, reader: MessageReader): Promise<void> {
+    const { room, records, member } = attendance;
     let progressSavedAtMs = 0;
     let progressWindow = { startedAtMs: 0, count: 0 };
     for (;;) {
       const frame = await readFrame(reader, CONTROL_FRAME_BYTES_MAX);
-      if (frame === null || frame.kind === "bye") return;
+      // What a connection that was replaced had sent before it heard of it counts for nothing.
+      if (attendance.over || room.member(member.role) !== member) return;
+      if (frame === null) return;
+      if (frame.kind === "bye") return await records.settled(GOODBYE_PATIENCE_MS);
       const now = Date.now();
       member.heardAtMs = now;
       if (frame.kind === "progress") {
@@ -272,30 +351,32 @@ export class Switchboard {
         this.#changed(room);
         if (now - progressSavedAtMs >= PROGRESS_SAVE_INTERVAL_MS) {
           progressSavedAtMs = now;
-          await this.#saveProgress(room);
+          await this.#saveProgress(attendance);
         }
         continue;
       }
-      await this.#handle(room, member, frame);
+      await this.#handle(attendance, frame);
     }
   }
 
-  async #handle(room: Room, member: Member, frame: Frame): Promise<void> {
+  async #handle(attendance: Attendance, frame: Frame): Promise<void> {
     const { store } = this.#options;
+    const { room, records, member, fail } = attendance;
     const { sessionId } = room;
     switch (frame.kind) {
       case "ping":
-        send(member, { kind: "pong", nonce: frame.nonce });
+        // Who does not read its answers is not heard either.
+        await writeFrame(member.stream, { kind: "pong", nonce: frame.nonce });
         return;
       case "commit": {
         if (member.role !== "leecher") {
           throw new ProtocolError("FRAME_UNEXPECTED", "only a leecher commits");
         }
-        await this.#decide(room, "", () => store.commit(sessionId, frame.epoch));
+        this.#decide(attendance, "", () => store.commit(sessionId, frame.epoch));
         return;
       }
       case "revoke":
-        await this.#decide(room, frame.reason, async () => {
+        this.#decide(attendance, frame.reason, async () => {
           await store.setState(sessionId, {
             by: member.role,
             state: "cancelled",
@@ -304,10 +385,25 @@ export class Switchboard {
           return await store.owner(sessionId);
         });
         return;
-      case "describe":
-        await this.#optional("describe", () => store.describe(sessionId, member.role, frame));
-        this.#changed(room);
+      case "describe": {
+        const { promise, resolve } = Promise.withResolvers<void>();
+        records.described = promise;
+        const taken = await records.phases.put({
+          what: "describe",
+          weight: 1,
+          write: async () => {
+            try {
+              await store.describe(sessionId, member.role, frame);
+              this.#changed(room);
+            } finally {
+              resolve();
+            }
+          },
+          onRefused: fail,
+        });
+        if (!taken) resolve();
         return;
+      }
       case "phase":
         if (!PHASES_OF[member.role].has(frame.state)) {
           throw new ProtocolError(
@@ -315,81 +411,142 @@ export class Switchboard {
             `a ${member.role} does not report this phase`,
           );
         }
-        await this.#record(room, frame.state, member.role, frame.reason);
-        this.#changed(room);
+        await this.#record(attendance, frame.state, frame.reason);
         return;
       case "indexSegment":
       case "indexDelta":
       case "indexRoot":
-        await this.#optional("index", () => this.#index(room, member, frame));
+        await this.#index(attendance, frame);
         return;
       default:
         throw new ProtocolError("FRAME_UNEXPECTED", `${frame.kind} has no place here`);
     }
   }
 
-  /** A question whose answer decides about ownership: an error is answered as one, to be asked again. */
-  async #decide(
-    room: Room,
+  /**
+   * A question whose answer decides about ownership, asked beside the stream that it came on: that one goes on. An
+   * error is answered as one, to be asked again.
+   */
+  #decide(
+    attendance: Attendance,
     reason: string,
     ask: () => Promise<{ owner: Role; ownerEpoch: number; state: SessionState }>,
-  ): Promise<void> {
-    try {
-      const { owner, ownerEpoch, state } = await ask();
-      room.broadcast({ kind: "owner", owner, ownerEpoch, state, reason });
-      this.#changed(room);
-    } catch (error) {
-      this.#options.log("error", "ownership could not be decided", { reason: messageOf(error) });
-      throw new ProtocolError("RELAY_UNAVAILABLE", "the relay's database does not answer", {
-        cause: error,
-      });
+  ): void {
+    const { room, records, fail } = attendance;
+    if (attendance.decisionsWaiting >= DECISIONS_WAITING_MAX) {
+      throw new ProtocolError("LIMIT_EXCEEDED", "too many questions about the owner at once");
     }
+    attendance.decisionsWaiting++;
+    attendance.deciding = attendance.deciding.then(async () => {
+      try {
+        await records.phases.settled(DECISION_PATIENCE_MS);
+        const { owner, ownerEpoch, state } = await ask();
+        // Peers may have come back meanwhile, to another room.
+        const now = this.#rooms.get(toHex(room.sessionId)) ?? room;
+        now.broadcast({ kind: "owner", owner, ownerEpoch, state, reason });
+        this.#changed(now);
+      } catch (error) {
+        this.#options.log("error", "ownership could not be decided", { reason: messageOf(error) });
+        fail(
+          new ProtocolError("RELAY_UNAVAILABLE", "the relay's database does not answer", {
+            cause: error,
+          }),
+        );
+      } finally {
+        attendance.decisionsWaiting--;
+      }
+    });
   }
 
   async #index(
-    room: Room,
-    member: Member,
+    { room, records, member, fail }: Attendance,
     frame: Extract<Frame, { kind: "indexSegment" | "indexDelta" | "indexRoot" }>,
   ): Promise<void> {
     if (member.role !== "seeder") {
       throw new ProtocolError("FRAME_UNEXPECTED", "only a seeder reports the index");
     }
     const { index } = this.#options.store;
-    if (frame.kind === "indexSegment") {
-      await index.putSegment(room.sessionId, frame.epoch, frame.segment, frame.hashes);
-    } else if (frame.kind === "indexDelta") {
-      await index.appendDelta(room.sessionId, frame.entries);
-    } else {
-      await index.setRoot(room.sessionId, frame.epoch, frame.root);
+    const { sessionId } = room;
+    const { described } = records;
+    const put = (bytes: number, write: () => Promise<void>): Promise<boolean> =>
+      records.index.put({
+        what: "index",
+        weight: bytes,
+        write: async () => {
+          await described;
+          await write();
+        },
+        onRefused: fail,
+      });
+    if (frame.kind === "indexRoot") {
+      const { epoch, root } = frame;
+      await put(root.length, () => index.setRoot(sessionId, epoch, root));
+      return;
     }
-  }
-
-  async #record(room: Room, state: SessionState, by: Role, reason: string): Promise<void> {
-    if (isEnded(state)) await this.#saveProgress(room);
-    await this.#optional("phase", async () => {
-      await this.#options.store.setState(room.sessionId, { by, state, reason });
-    });
-  }
-
-  async #saveProgress(room: Room): Promise<void> {
-    const { progress } = room;
-    if (progress === undefined) return;
-    await this.#optional("progress", () =>
-      this.#options.store.saveProgress(room.sessionId, progress),
+    // A copy: the frame is a view of a piece that may be many times larger.
+    const bytes = (frame.kind === "indexSegment" ? frame.hashes : frame.entries).slice();
+    await put(
+      bytes.length,
+      frame.kind === "indexSegment"
+        ? () => index.putSegment(sessionId, frame.epoch, frame.segment, bytes)
+        : () => index.appendDelta(sessionId, bytes),
     );
   }
 
-  /** Something that migrations do without: a database that is down must not stop bytes from moving. */
-  async #optional(what: string, write: () => Promise<void>): Promise<void> {
-    try {
-      await write();
-    } catch (error) {
-      if (error instanceof ProtocolError) throw error;
-      this.#options.log("warn", `${what} was not recorded`, { reason: messageOf(error) });
+  async #record(attendance: Attendance, state: SessionState, reason: string): Promise<void> {
+    const { room, records, member, fail } = attendance;
+    if (isEnded(state)) await this.#saveProgress(attendance);
+    await records.phases.put({
+      what: `phase ${state}`,
+      weight: 1,
+      // Nobody else would ever say that it is over.
+      lasting: true,
+      write: async () => {
+        await this.#options.store.setState(room.sessionId, { by: member.role, state, reason });
+        this.#changed(room);
+      },
+      onRefused: fail,
+    });
+  }
+
+  async #saveProgress({ room, records, fail }: Attendance): Promise<void> {
+    if (room.progress === undefined || records.progressQueued) return;
+    records.progressQueued = true;
+    const taken = await records.phases.put({
+      what: "progress",
+      weight: 1,
+      write: async () => {
+        records.progressQueued = false;
+        const { progress } = room;
+        if (progress !== undefined)
+          await this.#options.store.saveProgress(room.sessionId, progress);
+      },
+      onRefused: fail,
+    });
+    if (!taken) records.progressQueued = false;
+  }
+
+  #recordsOf(key: string): SessionRecords {
+    const known = this.#records.get(key);
+    if (known !== undefined) return known;
+    const records = new SessionRecords(
+      { phases: RECORDS_WAITING_MAX, indexBytes: INDEX_BYTES_WAITING_MAX },
+      (what, reason) =>
+        this.#options.log("warn", `${what} was not recorded`, { sessionId: key, reason }),
+    );
+    this.#records.set(key, records);
+    return records;
+  }
+
+  /** Nobody is connected, and everything is written. */
+  #forgetRecords(): void {
+    for (const [key, records] of this.#records) {
+      if (records.idle && !this.#rooms.has(key)) this.#records.delete(key);
     }
   }
 
   #dropSilent(): void {
+    this.#forgetRecords();
     const oldest = Date.now() - 3 * HEARTBEAT_MS;
     for (const room of this.#rooms.values()) {
       for (const role of ["seeder", "leecher"] as const) {
@@ -413,42 +570,11 @@ function livePeer(member: Member | undefined): LivePeer | undefined {
   return { link: kind, remoteAddress, joinedAtMs };
 }
 
-/** How long a refused peer has to read why. */
-const REFUSAL_LINGER_MS = 2_000;
-
-/** Says why, then drops the stream. */
-async function refuse(stream: ByteStream, error: unknown): Promise<void> {
-  const code = error instanceof ProtocolError ? error.code : "INTERNAL";
-  const message = error instanceof ProtocolError ? error.message : "an internal error";
-  const retryable = code === "RELAY_UNAVAILABLE" || code === "RELAY_DRAINING";
-  try {
-    await writeFrame(stream, { kind: "error", code, retryable, message });
-    await stream.end();
-    const linger = setTimeout(() => stream.abort(code, message), REFUSAL_LINGER_MS);
-    await stream.closed;
-    clearTimeout(linger);
-  } catch {
-    // The peer is gone: nobody is left to be told.
-    stream.abort(code, message);
-  }
-}
-
-async function verifies(
-  publicKey: Uint8Array,
-  signature: Uint8Array,
-  message: Uint8Array,
-): Promise<boolean> {
-  try {
-    const raw = Uint8Array.from(publicKey);
-    const key = await crypto.subtle.importKey("raw", raw, "Ed25519", false, ["verify"]);
-    return await crypto.subtle.verify(
-      "Ed25519",
-      key,
-      Uint8Array.from(signature),
-      Uint8Array.from(message),
-    );
-  } catch {
-    // Not a key, or not a signature: which it is does not matter to who is refused.
-    return false;
-  }
+async function atMost(ms: number, work: Promise<unknown>): Promise<void> {
+  let timer;
+  const late = new Promise((resolve) => {
+    timer = setTimeout(resolve, ms);
+  });
+  await Promise.race([work, late]);
+  clearTimeout(timer);
 }
