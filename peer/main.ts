@@ -12,10 +12,13 @@ import { errorCode } from "./cli/failure.ts";
 import { leech, leechSpec } from "./cli/leech.ts";
 import { login, loginSpec } from "./cli/login.ts";
 import { Output } from "./cli/output.ts";
+import { hasExport, resume, resumeSpec } from "./cli/resume.ts";
+import { stateDirectory } from "./cli/resumption.ts";
 import { seed, seedSpec } from "./cli/seed.ts";
 import { sessions, sessionsSpec } from "./cli/sessions.ts";
 import { peerEnvironment } from "./config.ts";
 import { MigrationError } from "./errors.ts";
+import { supervise } from "./supervisor/supervisor.ts";
 import { VERSION } from "./version.ts";
 
 interface Command {
@@ -26,6 +29,7 @@ interface Command {
 const COMMANDS: Readonly<Record<string, Command>> = {
   seed: { spec: seedSpec, run: seed },
   leech: { spec: leechSpec, run: leech },
+  resume: { spec: resumeSpec, run: resume },
   sessions: { spec: sessionsSpec, run: sessions },
   login: { spec: loginSpec, run: login },
 };
@@ -39,6 +43,7 @@ Commands:
   relay      the hosted service where peers meet: REST API, dashboard, relay
   seed       offers a region and prints a one-use ticket
   leech      takes a region over with a ticket
+  resume     goes on with a session after a crash, on either side
   sessions   lists, shows, finalizes and cancels sessions
   login      makes a relay known to this user
 
@@ -81,14 +86,36 @@ async function main(argv: readonly string[]): Promise<number> {
     return ExitCode.done;
   }
   try {
-    const status = await command.run(parseCommand(command.spec, rest), output);
-    return status;
+    const args = parseCommand(command.spec, rest);
+    if (await isSupervised(name, args)) {
+      const common = ["--json", "--quiet"].filter((option) => rest.includes(option));
+      return await supervise({
+        program: [fileURLToPath(import.meta.url)],
+        argv,
+        resumeArgv: (session) => [
+          "resume",
+          session,
+          "--state-dir",
+          stateDirectory(args),
+          ...common,
+        ],
+        output,
+      });
+    }
+    return await command.run(args, output);
   } catch (error) {
     output.error(errorCode(error), messageOf(error));
     return error instanceof MigrationError && error.code === "USAGE"
       ? ExitCode.usage
       : ExitCode.failed;
   }
+}
+
+/** A peer that programs use through a mount must not take them down with it. */
+async function isSupervised(name: string, args: Arguments): Promise<boolean> {
+  if (args.flag("no-supervisor") || peerEnvironment().holdings !== undefined) return false;
+  if (name === "seed" || name === "leech") return args.texts("export").length > 0;
+  return name === "resume" && (await hasExport(args));
 }
 
 /** The relay is a program of its own, which no peer loads: it takes this process over. */

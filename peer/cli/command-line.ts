@@ -36,13 +36,17 @@ export const COMMON_OPTIONS = {
 } as const satisfies Readonly<Record<string, OptionSpec>>;
 
 export class Arguments {
+  /** As they were typed. */
+  readonly argv: readonly string[];
   readonly positionals: readonly string[];
   readonly #values: Readonly<Record<string, string | boolean | (string | boolean)[] | undefined>>;
 
   constructor(
+    argv: readonly string[],
     positionals: readonly string[],
     values: Readonly<Record<string, string | boolean | (string | boolean)[] | undefined>>,
   ) {
+    this.argv = argv;
     this.positionals = positionals;
     this.#values = values;
   }
@@ -54,6 +58,13 @@ export class Arguments {
   text(name: string): string | undefined {
     const value = this.#values[name];
     return typeof value === "string" ? value : undefined;
+  }
+
+  /** What was given for a repeatable option, in order. */
+  texts(name: string): string[] {
+    const value = this.#values[name];
+    const values = Array.isArray(value) ? value : value === undefined ? [] : [value];
+    return values.filter((each) => typeof each === "string");
   }
 
   /** @throws MigrationError `USAGE` */
@@ -115,7 +126,7 @@ export function parseCommand(spec: CommandSpec, argv: readonly string[]): Argume
       const extra = parsed.positionals[spec.positionalsMax] ?? "";
       throw usage(`"${extra}" is one argument too many: see memferry ${spec.name} --help`);
     }
-    return new Arguments(parsed.positionals, parsed.values);
+    return new Arguments(argv, parsed.positionals, parsed.values);
   } catch (cause) {
     if (cause instanceof MigrationError) throw cause;
     const text = cause instanceof Error ? (cause.message.split(/[.\n]/)[0] ?? "") : String(cause);

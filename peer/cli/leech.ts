@@ -6,42 +6,51 @@
 import { loadNative } from "../../native/index.ts";
 import { messageOf } from "../../relay/protocol/errors.ts";
 import { decodeTicket, TICKET_PREFIX } from "../../relay/protocol/ticket.ts";
+import { peerEnvironment } from "../config.ts";
 import { MigrationError } from "../errors.ts";
-import { parseExport } from "../export/export.ts";
+import { SessionDirectory } from "../journal/session-directory.ts";
 import type { FinalizePolicy } from "../migration/leecher-options.ts";
 import { Leecher } from "../migration/leecher.ts";
 import { MODES, type Mode } from "../migration/messages.ts";
 import { dialLink } from "../net/dial.ts";
 import { PeerIdentity } from "../net/peer-identity.ts";
 import { RelayControl } from "../net/relay-control.ts";
+import { relayOf } from "../net/relay-pins.ts";
+import { Supervision } from "../supervisor/held.ts";
 import { usage, type Arguments, type CommandSpec } from "./command-line.ts";
 import { ExitCode, type ExitCodeValue } from "./exit-code.ts";
 import { errorCode, withTicketCure } from "./failure.ts";
 import { Interrupt } from "./interrupt.ts";
-import { LeechedRegion } from "./leeched-region.ts";
+import { LeechedRegions } from "./leeched-region.ts";
 import { LINK_CHOICES, LINK_OPTION } from "./link-option.ts";
 import { showEvent, showProgress } from "./migration-output.ts";
 import type { Output } from "./output.ts";
+import { requireReceivedPlace } from "./region-options.ts";
 import { readSecret } from "./relay-access.ts";
-import {
-  dropResumeState,
-  readResumeState,
-  saveResumeState,
-  type ResumeState,
-} from "./resume-file.ts";
+import { joinPatiently, STATE_OPTIONS, stateDirectory, type Resumed } from "./resumption.ts";
 
 const DOWNTIME_BUDGET_DEFAULT_MS = 300;
 const DATA_STREAMS_DEFAULT = 4;
 
 export const leechSpec: CommandSpec = {
   name: "leech",
-  usage: "(TICKET | - | --ticket-file PATH | --resume) --file PATH [options]",
+  usage: "(TICKET | - | --ticket-file PATH) (--file PATH | --directory DIR) [options]",
   summary: "Takes a region over with a ticket that `memferry seed` printed.",
   positionalsMax: 1,
   options: {
     file: { value: "PATH", help: "the region is kept in this new file" },
+    directory: { value: "DIR", help: "several regions: each is kept as DIR/NAME" },
+    region: {
+      value: "NAME=file:PATH",
+      help: "one of several regions is kept there; may be repeated",
+      repeatable: true,
+    },
     "ticket-file": { value: "PATH", help: "read the ticket there; TICKET - reads standard input" },
-    export: { value: "fuse:DIR", help: "show the region to programs as DIR/NAME" },
+    export: {
+      value: "fuse:DIR",
+      help: "show the regions to programs as DIR/NAME; NAME=fuse:DIR for one of them, repeated",
+      repeatable: true,
+    },
     mode: {
       value: "MODE",
       help: "hybrid: rounds, then hand over; precopy: all before; postcopy: all after (default hybrid; precopy without --export)",
@@ -54,11 +63,11 @@ export const leechSpec: CommandSpec = {
     streams: { value: "COUNT", help: "data streams, 1 to 64 (default 4)" },
     link: LINK_OPTION,
     "on-resume": { value: "CMD", help: "starts the workload here" },
-    resume: { help: "go on with what an earlier leech kept in PATH.memferry; needs no ticket" },
     overwrite: { help: "replace an existing file of the region's size" },
     sparse: {
       help: "do not reserve the file's blocks beforehand: a disk that fills up later is your risk",
     },
+    ...STATE_OPTIONS,
   },
   examples: [
     ["memferry leech memferry1_AbC... --file disk.img", "receive into a new file"],
@@ -73,19 +82,22 @@ export const leechSpec: CommandSpec = {
   ],
   notes: [
     "The ticket names the relay, so nothing else is needed. It works once.",
-    "Hooks run with /bin/sh and find MEMFERRY_REGION, MEMFERRY_BYTES and MEMFERRY_PATH in their environment.",
+    "Hooks run with /bin/sh and find MEMFERRY_REGION, MEMFERRY_BYTES, MEMFERRY_PATH and MEMFERRY_PATHS in their environment.",
+    "With --export a supervisor starts the peer again if it is killed; else `memferry resume` goes on.",
     "Exit status: 0 done; 1 failed, the region is still at the source; 2 usage; 3 failed after the commit.",
   ],
 };
 
-export async function leech(args: Arguments, output: Output): Promise<ExitCodeValue> {
-  const file = args.required("file", "where is the region to be kept?");
-  const resumed = args.flag("resume") ? await readResumeState(file) : undefined;
-  const ticket = resumed?.ticket ?? decodeTicket(await ticketText(args));
-  const identity = resumed?.identity ?? PeerIdentity.generate();
+/** @param resumed A session that an earlier process began. */
+export async function leech(
+  args: Arguments,
+  output: Output,
+  resumed?: Resumed,
+): Promise<ExitCodeValue> {
+  requireReceivedPlace(args);
+  const ticket = resumed?.setup.ticket ?? decodeTicket(await ticketText(args));
+  const identity = resumed?.setup.identity ?? PeerIdentity.generate();
   const link = args.oneOf("link", LINK_CHOICES, "auto");
-  const exportText = args.text("export");
-  const exportSpec = exportText === undefined ? undefined : parseExport(exportText);
   const options = {
     mode: migrationMode(args),
     finalize: finalizePolicy(args.text("finalize")),
@@ -96,96 +108,121 @@ export async function leech(args: Arguments, output: Output): Promise<ExitCodeVa
     throw usage("this ticket is the seeder's: the one for `leech` is printed after `ticket:`");
   }
   using interrupt = new Interrupt();
-  await using place = new LeechedRegion(args, file, exportSpec?.directory);
-  // Before the ticket is used up: a mount point that is not fit costs nothing then.
-  place.mount();
-  let leecher: Leecher | undefined;
-  const control = await RelayControl.join({
-    ticket,
-    identity,
-    rejoin: resumed !== undefined,
-    dial: (signal) =>
-      dialLink(link, { url: ticket.relayUrl, certificateHashes: ticket.certificateHashes, signal }),
-    describe: () => place.describe(),
-    onOwnership: (ownership) => leecher?.ownershipChanged(ownership),
-    onCommand: (command) => {
-      if (command === "finalize") leecher?.finalize();
-    },
-    onConnection: (connected, detail) => {
-      if (!connected) output.note(`the relay is out of reach (${detail}), trying again`);
-    },
-  }).catch((error: unknown) => {
-    throw withTicketCure(error);
-  });
-  leecher = new Leecher({
-    session: control,
-    sessionId: ticket.sessionId,
-    secret: ticket.secret,
-    keyedHash: (hashKey) => (data) => loadNative().blake3(data, hashKey),
-    prepare: async (offer) => {
-      const destination = await place.prepare(offer);
-      control.sendDescription();
-      return destination;
-    },
-    onEvent: (event) => showEvent(output, event),
-    ...options,
-    ...place.resumeHook(),
-    ...(resumed === undefined ? {} : { resumeFrom: resumed.snapshot }),
-  });
-  const running = leecher;
-  interrupt.handle((count) => interrupted(running, output, count));
-  const stopProgress = showProgress(output, () => running.progress());
+  const supervision = new Supervision(peerEnvironment().holdings);
+  const directory =
+    resumed?.directory ??
+    (await SessionDirectory.create(stateDirectory(args), {
+      ticket,
+      identity,
+      argv: withoutTicket(args),
+      cwd: process.cwd(),
+      createdAtMs: Date.now(),
+    }));
+  const unlock = await directory.lock(supervision.lockPid);
   try {
-    await running.run();
-    stopProgress();
-    place.keep();
-    await dropResumeState(file);
-    if (exportSpec !== undefined && interrupt.count === 0) {
-      output.note(`${place.path} stays until Ctrl-C`);
-      output.event({ event: "serving", path: place.path });
-      await new Promise<void>((resolve) => interrupt.handle(() => resolve()));
-    }
-    return running.hookFailed ? ExitCode.recoverable : ExitCode.done;
-  } catch (error) {
-    stopProgress();
-    if (running.committed) {
-      place.keep();
-      await stopAfterCommit(args, output, error, { running, place, file, ticket, identity });
-      return ExitCode.recoverable;
-    }
-    output.error(errorCode(error), `${messageOf(error)}; the region is still at the source`, {
-      owner: "seeder",
+    const journal = await directory.leecherJournal();
+    const { phase } = journal.record ?? {};
+    await using place = new LeechedRegions({ args, output, supervision, directory, phase });
+    // Before the ticket is used up: a mount point that is not fit costs nothing then.
+    place.mount();
+    let leecher: Leecher | undefined;
+    const control = await joinPatiently(output, interrupt, {
+      patient: phase !== undefined,
+      join: () =>
+        RelayControl.join({
+          ticket,
+          identity,
+          rejoin: phase !== undefined,
+          dial: (signal) =>
+            dialLink(link, { ...relayOf(ticket), signal }),
+          describe: () => place.describe(),
+          onOwnership: (ownership) => leecher?.ownershipChanged(ownership),
+          onCommand: (command) => {
+            if (command === "finalize") leecher?.finalize();
+          },
+          onConnection: (connected, detail) => {
+            if (!connected) output.note(`the relay is out of reach (${detail}), trying again`);
+          },
+        }),
+    }).catch((error: unknown) => {
+      throw withTicketCure(error);
     });
-    return ExitCode.failed;
+    output.event({ event: "joined", session: directory.id, pid: process.pid });
+    leecher = new Leecher({
+      session: control,
+      sessionId: ticket.sessionId,
+      secret: ticket.secret,
+      keyedHash: (hashKey) => (data) => loadNative().blake3(data, hashKey),
+      journal,
+      workloadStayed: supervision.tookOver,
+      prepare: async (offer) => {
+        const destination = await place.prepare(offer);
+        control.sendDescription();
+        return destination;
+      },
+      onEvent: (event) => showEvent(output, event),
+      ...options,
+      ...place.resumeHook(),
+    });
+    const running = leecher;
+    interrupt.handle((count) => interrupted(running, output, count));
+    const stopProgress = showProgress(output, () => running.progress());
+    try {
+      await running.run();
+      stopProgress();
+      place.keep();
+      if (place.exported && interrupt.count === 0) {
+        output.note(`${place.paths.join(", ")} stays until Ctrl-C`);
+        output.event({ event: "serving", path: place.paths[0], paths: place.paths });
+        await new Promise<void>((resolve) => interrupt.handle(() => resolve()));
+      }
+      return running.hookFailed ? ExitCode.recoverable : ExitCode.done;
+    } catch (error) {
+      stopProgress();
+      if (running.committed) {
+        place.keep();
+        await place.stop();
+        tellHowToGoOn(output, error, running, directory);
+        return ExitCode.recoverable;
+      }
+      output.error(errorCode(error), `${messageOf(error)}; the region is still at the source`, {
+        owner: "seeder",
+      });
+      await directory.remove();
+      return ExitCode.failed;
+    } finally {
+      stopProgress();
+      output.close();
+      await control.close();
+    }
+  } catch (error) {
+    if (resumed === undefined) await directory.remove();
+    throw error;
   } finally {
-    stopProgress();
-    output.close();
-    await control.close();
+    await unlock();
+    supervision.release();
   }
 }
 
-/** Keeps what is needed to go on, and says how. */
-async function stopAfterCommit(
-  args: Arguments,
+function tellHowToGoOn(
   output: Output,
   error: unknown,
-  stopped: Omit<ResumeState, "snapshot"> & {
-    readonly running: Leecher;
-    readonly place: LeechedRegion;
-    readonly file: string;
-  },
-): Promise<void> {
-  const { running, place, file, ticket, identity } = stopped;
-  await place.stop();
-  const snapshot = await running.snapshot();
-  if (snapshot !== undefined) await saveResumeState(file, { ticket, identity, snapshot });
-  const exported = args.text("export");
-  const command = `memferry leech --resume --file ${file}${exported === undefined ? "" : ` --export ${exported}`}`;
+  leecher: Leecher,
+  directory: SessionDirectory,
+): void {
+  const command = `memferry resume ${directory.id}`;
+  const { missingChunks } = leecher;
   output.error(
     errorCode(error),
-    `${messageOf(error)}; this side owns the region and ${running.missingChunks} chunks are still at the source: leave the seeder running and type: ${command}`,
-    { owner: "leecher", missingChunks: running.missingChunks, command },
+    `${messageOf(error)}; this side owns the region and ${missingChunks} chunks are still at the source: leave the seeder running and type: ${command}`,
+    { owner: "leecher", missingChunks, command },
   );
+}
+
+/** The command line for a later process: the ticket is kept elsewhere, and is used up. */
+function withoutTicket(args: Arguments): string[] {
+  const [ticket] = args.positionals;
+  return args.argv.filter((word) => word !== ticket);
 }
 
 function interrupted(leecher: Leecher, output: Output, count: number): void {
@@ -211,7 +248,7 @@ function interrupted(leecher: Leecher, output: Output, count: number): void {
  * workload is started.
  */
 function migrationMode(args: Arguments): Mode {
-  const exported = args.text("export") !== undefined;
+  const exported = args.texts("export").length > 0;
   const mode = args.oneOf("mode", MODES, exported ? "hybrid" : "precopy");
   if (mode !== "precopy" && !exported && args.text("on-resume") !== undefined) {
     throw usage(

@@ -1,55 +1,91 @@
 /**
- * The file and the export of a region that is received.
+ * Where `memferry leech` puts the regions that it receives.
  *
  * @module
  */
-import { rm, stat } from "node:fs/promises";
+import { mkdir, rm, stat } from "node:fs/promises";
 import { hostname } from "node:os";
-import { join } from "node:path";
-import { loadNative, NativeError, type FuseMount, type NativeRegion } from "../../native/index.ts";
+import { dirname } from "node:path";
+import { loadNative, NativeError, type NativeRegion } from "../../native/index.ts";
+import { HASH_BYTES } from "../../relay/protocol/frame.ts";
 import { MigrationError } from "../errors.ts";
-import { openExport } from "../export/export.ts";
-import type { Destination } from "../migration/destination.ts";
-import type { OfferMessage } from "../migration/messages.ts";
+import type { LeecherPhase } from "../journal/journal.ts";
+import type { SessionDirectory } from "../journal/session-directory.ts";
+import type { Destination, KeptChunks } from "../migration/destination.ts";
+import type { OfferedRegion, OfferMessage } from "../migration/messages.ts";
+import { RegionGroup, type NamedRegion } from "../region/group.ts";
+import type { Supervision } from "../supervisor/held.ts";
 import { VERSION } from "../version.ts";
 import type { Arguments } from "./command-line.ts";
 import { runHook } from "./hook.ts";
+import { Mounts } from "./mounts.ts";
+import type { Output } from "./output.ts";
+import {
+  ExportOptions,
+  receivedFiles,
+  requireName,
+  requireReceivedPlace,
+} from "./region-options.ts";
 import { formatBytes } from "./size.ts";
 
-/** The file and the export of what is received. Until `keep`, what was made here is removed again at the end. */
-export class LeechedRegion {
-  readonly #args: Arguments;
-  readonly #file: string;
-  readonly #exportDirectory: string | undefined;
+/** Chunks that are read and hashed in one call. */
+const HASH_BATCH_CHUNKS = 256;
+const OWNED_PHASES: ReadonlySet<LeecherPhase> = new Set([
+  "committing",
+  "committed",
+  "resumed",
+  "complete",
+]);
+
+export interface LeechedRegionsOptions {
+  readonly args: Arguments;
+  readonly output: Output;
+  readonly supervision: Supervision;
+  readonly directory: SessionDirectory;
+  /** Where an earlier process of this session was; `undefined`: there was none. */
+  readonly phase: LeecherPhase | undefined;
+}
+
+/** The files and exports of what is received. Until `keep`, what was made here is removed again at the end. */
+export class LeechedRegions {
+  readonly #options: LeechedRegionsOptions;
+  readonly #exports: ExportOptions;
+  readonly #mounts = new Mounts();
+  readonly #members: NamedRegion[] = [];
+  readonly #createdFiles: string[] = [];
+  #files = new Map<string, string>();
   #offer: OfferMessage | undefined;
-  #region: NativeRegion | undefined;
-  #mount: FuseMount | undefined;
-  #createdFile = false;
+  #store: RegionGroup | undefined;
   #keep = false;
 
-  constructor(args: Arguments, file: string, exportDirectory: string | undefined) {
-    this.#args = args;
-    this.#file = file;
-    this.#exportDirectory = exportDirectory;
+  constructor(options: LeechedRegionsOptions) {
+    this.#options = options;
+    requireReceivedPlace(options.args);
+    this.#exports = new ExportOptions(options.args);
   }
 
-  /** Where programs find the region. */
-  get path(): string {
-    if (this.#exportDirectory === undefined || this.#offer === undefined) return this.#file;
-    return join(this.#exportDirectory, this.#offer.regionName);
+  /** Where programs find the regions. */
+  get paths(): string[] {
+    return (this.#offer?.regions ?? []).map(({ name }) => {
+      const directory = this.#exports.of(name)?.directory;
+      return directory === undefined ? (this.#files.get(name) ?? name) : `${directory}/${name}`;
+    });
   }
 
-  /** @throws what is wrong with the mount point */
+  get exported(): boolean {
+    return this.#exports.any;
+  }
+
+  /** @throws what is wrong with the mount points */
   mount(): void {
-    if (this.#exportDirectory === undefined) return;
-    this.#mount = openExport(loadNative(), { kind: "fuse", directory: this.#exportDirectory });
+    this.#mounts.open(this.#exports.directories, this.#options.supervision);
   }
 
   /** Lets nobody read or write any more, and makes what is here durable. */
   async stop(): Promise<void> {
-    this.#region?.setGate("closed");
-    await this.#region?.quiesce();
-    await this.#region?.sync();
+    this.#store?.setGate("closed");
+    await this.#store?.quiesce();
+    await this.#store?.checkpoint();
   }
 
   keep(): void {
@@ -57,21 +93,37 @@ export class LeechedRegion {
   }
 
   async prepare(offer: OfferMessage): Promise<Destination> {
-    if (/[/\0]/.test(offer.regionName) || ["", ".", ".."].includes(offer.regionName)) {
-      throw new MigrationError(
-        "MESSAGE_MALFORMED",
-        "the region's name cannot be the name of a file",
+    const { args, supervision, directory, output, phase } = this.#options;
+    const names = offer.regions.map(({ name }) => name);
+    for (const name of names) this.#requireFileName(name);
+    this.#files = receivedFiles(args, names);
+    this.#exports.requireKnown(names);
+    this.#offer = offer;
+    const faults: { destination?: Destination } = {};
+    let firstChunk = 0;
+    for (const region of offer.regions) {
+      const first = firstChunk;
+      firstChunk += Math.ceil(region.bytes / offer.chunkBytes);
+      await this.#add(region, offer, (indexes) =>
+        faults.destination?.onFault?.(indexes.map((index) => index + first)),
       );
     }
-    this.#createdFile = await this.#checkFile(offer.regionBytes);
-    this.#offer = offer;
-    const destination: Destination & { region: NativeRegion } = {
+    const store = new RegionGroup(this.#members);
+    this.#store = store;
+    const destination: Destination = {
       onFault: undefined,
-      exported: this.#exportDirectory !== undefined,
-      region: this.#open(offer, (indexes) => destination.onFault?.(indexes)),
+      exported: this.exported,
+      region: store,
+      ...(phase === undefined ? {} : { kept: await this.#kept(store, phase) }),
     };
-    this.#region = destination.region;
-    this.#mount?.add(offer.regionName, this.#region);
+    faults.destination = destination;
+    const problem = await supervision.hold(directory.path, this.#members, this.#mounts.all);
+    if (problem !== "") output.note(`warning: the supervisor holds nothing: ${problem}`);
+    if (!this.#mounts.serve()) {
+      output.note(
+        "warning: before Linux 6.9 what was being read when the peer was killed waits on",
+      );
+    }
     return destination;
   }
 
@@ -80,12 +132,17 @@ export class LeechedRegion {
     | undefined {
     const offer = this.#offer;
     if (offer === undefined) return undefined;
-    const { regionName, regionBytes, chunkBytes } = offer;
-    return { regionName, regionBytes, chunkBytes, host: hostname(), version: VERSION };
+    return {
+      regionName: nameOf(offer),
+      regionBytes: bytesOf(offer),
+      chunkBytes: offer.chunkBytes,
+      host: hostname(),
+      version: VERSION,
+    };
   }
 
   resumeHook(): { onResume?: (signal: AbortSignal) => Promise<void> } {
-    const command = this.#args.text("on-resume");
+    const command = this.#options.args.text("on-resume");
     if (command === undefined) return {};
     return {
       onResume: (signal) =>
@@ -93,9 +150,10 @@ export class LeechedRegion {
           "--on-resume",
           command,
           {
-            MEMFERRY_REGION: this.#offer?.regionName ?? "",
-            MEMFERRY_BYTES: String(this.#offer?.regionBytes ?? 0),
-            MEMFERRY_PATH: this.path,
+            MEMFERRY_REGION: this.#offer === undefined ? "" : nameOf(this.#offer),
+            MEMFERRY_BYTES: String(this.#offer === undefined ? 0 : bytesOf(this.#offer)),
+            MEMFERRY_PATH: this.paths[0] ?? "",
+            MEMFERRY_PATHS: this.paths.join("\n"),
           },
           signal,
         ),
@@ -103,52 +161,109 @@ export class LeechedRegion {
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
-    await this.#mount?.unmount();
-    await this.#region?.close();
-    if (this.#createdFile && !this.#keep) await rm(this.#file, { force: true });
+    await this.#mounts.close();
+    for (const { region } of this.#members) await region.close();
+    if (this.#keep) return;
+    for (const file of this.#createdFiles) await rm(file, { force: true });
   }
 
-  #open(offer: OfferMessage, onFault: (indexes: Uint32Array) => void): NativeRegion {
+  async #add(
+    { name, bytes }: OfferedRegion,
+    offer: OfferMessage,
+    onFault: (indexes: Uint32Array) => void,
+  ): Promise<void> {
+    const file = this.#files.get(name) ?? name;
+    const inherited = this.#options.supervision.holdings.stores[name];
+    if (inherited === undefined && (await this.#checkFile(file, bytes))) {
+      this.#createdFiles.push(file);
+    }
+    const region = await this.#open(file, inherited, { name, bytes, offer, onFault });
+    this.#members.push({ name, region });
+    const directory = this.#exports.of(name)?.directory;
+    if (directory !== undefined) this.#mounts.add(directory, name, region);
+  }
+
+  async #open(
+    file: string,
+    inherited: number | undefined,
+    of: {
+      readonly name: string;
+      readonly bytes: number;
+      readonly offer: OfferMessage;
+      readonly onFault: (indexes: Uint32Array) => void;
+    },
+  ): Promise<NativeRegion> {
+    const { args, directory, phase } = this.#options;
+    const { bytes, offer, onFault } = of;
+    const path = directory.statePath(of.name);
+    const owned = phase !== undefined && OWNED_PHASES.has(phase);
+    const reserve = !args.flag("sparse");
+    if (inherited === undefined) await mkdir(dirname(file), { recursive: true });
     try {
       return loadNative().openRegion({
-        store: {
-          kind: "file",
-          path: this.#file,
-          create: true,
-          reserve: !this.#args.flag("sparse"),
-        },
-        bytes: offer.regionBytes,
+        store:
+          inherited === undefined
+            ? { kind: "file", path: file, create: !owned, reserve }
+            : { kind: "descriptor", fd: inherited },
+        bytes,
         chunkBytes: offer.chunkBytes,
         hashKey: offer.hashKey,
         present: "none",
         gate: "closed",
+        state: { path, mode: owned ? "resume" : "create" },
         onFault,
       });
     } catch (error) {
-      if (!(error instanceof NativeError)) throw error;
-      if (error.code === "ENOSPC" || error.code === "EDQUOT") {
-        throw new MigrationError(
-          "STORE_FULL",
-          `no room for ${formatBytes(offer.regionBytes)} at ${this.#file}: free space there, give another --file, or add --sparse`,
-          { cause: error },
-        );
-      }
-      throw new MigrationError("STORE_FAILED", `--file ${this.#file}: ${error.message}`, {
-        cause: error,
-      });
+      throw openFailure(error, file, bytes);
+    }
+  }
+
+  async #kept(store: RegionGroup, phase: LeecherPhase): Promise<KeptChunks> {
+    if (OWNED_PHASES.has(phase)) {
+      return {
+        present: store.presence(),
+        presentHashes: store.storedHashes(),
+        // Nobody is kept waiting for a look at chunks that nobody may see yet.
+        heldHashes: new Uint8Array(0),
+      };
+    }
+    const heldHashes = new Uint8Array(store.chunkCount * HASH_BYTES);
+    for (let first = 0; first < store.chunkCount; first += HASH_BATCH_CHUNKS) {
+      const count = Math.min(HASH_BATCH_CHUNKS, store.chunkCount - first);
+      const indexes = Uint32Array.from({ length: count }, (_, i) => first + i);
+      heldHashes.set((await store.hash(indexes)).hashes, first * HASH_BYTES);
+    }
+    return {
+      present: new Uint8Array(Math.ceil(store.chunkCount / 8)),
+      presentHashes: new Uint8Array(0),
+      heldHashes,
+    };
+  }
+
+  #requireFileName(name: string): void {
+    try {
+      requireName(name);
+    } catch (cause) {
+      throw new MigrationError(
+        "MESSAGE_MALFORMED",
+        "the region's name cannot be the name of a file",
+        { cause },
+      );
     }
   }
 
   /** @returns Whether the file is going to be made. */
-  async #checkFile(regionBytes: number): Promise<boolean> {
+  async #checkFile(file: string, regionBytes: number): Promise<boolean> {
+    const { args, phase } = this.#options;
+    const owned = phase !== undefined && OWNED_PHASES.has(phase);
     let size;
     try {
-      ({ size } = await stat(this.#file));
+      ({ size } = await stat(file));
     } catch {
-      if (this.#args.flag("resume")) {
+      if (owned) {
         throw new MigrationError(
           "RESUME_INVALID",
-          `${this.#file} is gone, and with it the chunks that were received: bring it back`,
+          `${file} is gone, and with it the chunks that were received: bring it back`,
         );
       }
       // Absent, or not to be looked at: opening it says which.
@@ -157,15 +272,44 @@ export class LeechedRegion {
     if (size !== regionBytes) {
       throw new MigrationError(
         "REGION_MISMATCH",
-        `${this.#file} has ${size} bytes and the region ${regionBytes}: delete it or give another --file`,
+        `${file} has ${size} bytes and the region ${regionBytes}: delete it or give another --file`,
       );
     }
-    if (!this.#args.flag("overwrite") && !this.#args.flag("resume")) {
+    // What an earlier process of this session made is this session's.
+    if (phase !== undefined) return !owned && !args.flag("overwrite");
+    if (!args.flag("overwrite")) {
       throw new MigrationError(
         "REGION_MISMATCH",
-        `${this.#file} exists: add --overwrite to replace what it holds, or give another --file`,
+        `${file} exists: add --overwrite to replace what it holds, or give another --file`,
       );
     }
     return false;
   }
+}
+
+function openFailure(error: unknown, file: string, bytes: number): unknown {
+  if (!(error instanceof NativeError)) return error;
+  if (error.code === "ENOSPC" || error.code === "EDQUOT") {
+    return new MigrationError(
+      "STORE_FULL",
+      `no room for ${formatBytes(bytes)} at ${file}: free space there, give another --file, or add --sparse`,
+      { cause: error },
+    );
+  }
+  if (error.code === "ESTATE") {
+    return new MigrationError(
+      "JOURNAL_INVALID",
+      `${error.message}: nobody can say which chunks of ${file} are here; type \`memferry recover\``,
+      { cause: error },
+    );
+  }
+  return new MigrationError("STORE_FAILED", `--file ${file}: ${error.message}`, { cause: error });
+}
+
+function nameOf(offer: OfferMessage): string {
+  return offer.regions.map(({ name }) => name).join("+");
+}
+
+function bytesOf(offer: OfferMessage): number {
+  return offer.regions.reduce((sum, { bytes }) => sum + bytes, 0);
 }

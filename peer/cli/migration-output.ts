@@ -16,8 +16,8 @@ export function showEvent(output: Output, event: MigrationEvent): void {
   switch (event.event) {
     case "channel":
       output.note(
-        `connected over ${event.path}, fingerprint ${event.fingerprint}: ${event.regionName}, ` +
-          `${formatBytes(event.regionBytes)} in chunks of ${formatBytes(event.chunkBytes)}`,
+        `connected over ${event.path}, fingerprint ${event.fingerprint}: ${event.regions.map(({ name }) => name).join(", ")}, ` +
+          `${formatBytes(event.bytes)} in chunks of ${formatBytes(event.chunkBytes)}`,
       );
       return;
     case "round":

@@ -4,35 +4,36 @@
  * @module
  */
 import { randomBytes } from "node:crypto";
-import { stat } from "node:fs/promises";
 import { hostname } from "node:os";
-import { basename } from "node:path";
-import { loadNative, type FuseMount, type NativeRegion } from "../../native/index.ts";
+import { loadNative } from "../../native/index.ts";
 import { messageOf } from "../../relay/protocol/errors.ts";
 import { TICKET_SECRET_BYTES } from "../../relay/protocol/ids.ts";
-import { CHUNK_BYTES_MAX, CHUNK_BYTES_MIN } from "../../relay/protocol/limits.ts";
 import { encodeTicket, type Ticket } from "../../relay/protocol/ticket.ts";
-import { ExportedWrites, openExport, parseExport } from "../export/export.ts";
-import { ScannedWrites } from "../export/scanned-writes.ts";
-import { Seeder, type SeederHooks } from "../migration/seeder.ts";
+import { peerEnvironment } from "../config.ts";
+import { SessionDirectory } from "../journal/session-directory.ts";
+import type { SeederHooks } from "../migration/seeder-options.ts";
+import { Seeder } from "../migration/seeder.ts";
 import { ApiClient, type RelayAccess } from "../net/api-client.ts";
 import { dialLink, type LinkChoice } from "../net/dial.ts";
 import { PeerIdentity } from "../net/peer-identity.ts";
 import { RelayControl } from "../net/relay-control.ts";
-import type { DirtySource } from "../region/region.ts";
+import { relayOf } from "../net/relay-pins.ts";
+import { Supervision } from "../supervisor/held.ts";
 import { VERSION } from "../version.ts";
-import { usage, type Arguments, type CommandSpec } from "./command-line.ts";
+import { type Arguments, type CommandSpec } from "./command-line.ts";
 import { ExitCode, type ExitCodeValue } from "./exit-code.ts";
 import { errorCode } from "./failure.ts";
 import { runHook } from "./hook.ts";
 import { Interrupt } from "./interrupt.ts";
 import { LINK_CHOICES, LINK_OPTION } from "./link-option.ts";
+import { LocalRegions } from "./local-regions.ts";
 import { showEvent, showProgress } from "./migration-output.ts";
 import type { Output } from "./output.ts";
+import { REGION_OPTION, seededRegions } from "./region-options.ts";
 import { RELAY_OPTIONS, relayAccess } from "./relay-access.ts";
+import { joinPatiently, STATE_OPTIONS, stateDirectory, type Resumed } from "./resumption.ts";
 import { formatBytes } from "./size.ts";
 
-const CHUNK_BYTES_DEFAULT = 64 * 1024;
 const HASH_KEY_BYTES = 32;
 const TICKET_TTL_DEFAULT_MS = 3_600_000;
 /** Wait before a new session is made for a region that goes on being served. */
@@ -40,15 +41,19 @@ const RETRY_DELAY_MS = 1_000;
 
 export const seedSpec: CommandSpec = {
   name: "seed",
-  usage: "(--file PATH | --size SIZE) [options]",
+  usage: "(--file PATH | --size SIZE | --region NAME=PLACE...) [options]",
   summary:
     "Offers a region and prints the one-use ticket with which `memferry leech` takes it over.",
   positionalsMax: 0,
   options: {
     file: { value: "PATH", help: "the region is this file" },
     size: { value: "SIZE", help: "the region is new memory of this size, all zeros" },
-    export: { value: "fuse:DIR", help: "show the region to programs as DIR/NAME" },
-    region: { value: "NAME", help: "its name (default: the file's)" },
+    region: REGION_OPTION,
+    export: {
+      value: "fuse:DIR",
+      help: "show the regions to programs as DIR/NAME; NAME=fuse:DIR for one of them, repeated",
+      repeatable: true,
+    },
     chunk: {
       value: "SIZE",
       help: "transfer unit, a power of two from 4KiB to 4MiB (default 64KiB)",
@@ -70,6 +75,7 @@ export const seedSpec: CommandSpec = {
     },
     "on-release": { value: "CMD", help: "runs when the destination has everything" },
     once: { help: "end with status 1 when a migration fails, although the export is in use" },
+    ...STATE_OPTIONS,
   },
   examples: [
     ["memferry seed --file disk.img", "migrate a file that may be written meanwhile"],
@@ -78,45 +84,61 @@ export const seedSpec: CommandSpec = {
       "a database that an application uses as /mnt/ferry/data.db",
     ],
     ["memferry seed --size 256MiB --region heap --export fuse:/mnt/ferry", "new memory"],
+    [
+      "memferry seed --region ram=size:1GiB --region disk=file:disk.img --export fuse:/mnt/vm",
+      "several regions that are handed over together",
+    ],
   ],
   notes: [
-    "Hooks run with /bin/sh and find MEMFERRY_REGION, MEMFERRY_BYTES and MEMFERRY_PATH in their environment.",
+    "Hooks run with /bin/sh and find MEMFERRY_REGION, MEMFERRY_BYTES, MEMFERRY_PATH and MEMFERRY_PATHS in their environment.",
+    "With --export a supervisor starts the peer again if it is killed; else `memferry resume` goes on.",
     "If a migration fails before its commit, an exported region goes on being served and a new ticket is printed.",
     "Exit status: 0 done; 1 failed, the region is still here; 2 usage; 3 failed after the commit.",
   ],
 };
 
-/** The region on this host, for as long as the command runs. */
-interface LocalRegion {
-  readonly region: NativeRegion;
-  readonly hashKey: Uint8Array;
-  readonly name: string;
-  readonly path: string;
-  readonly dirty: DirtySource;
-  readonly mount: FuseMount | undefined;
-  close(): Promise<void>;
-}
-
-export async function seed(args: Arguments, output: Output): Promise<ExitCodeValue> {
-  const link = args.oneOf("link", LINK_CHOICES, "auto");
-  const ticketTtlMs = args.duration("ticket-ttl", TICKET_TTL_DEFAULT_MS);
-  const access = await relayAccess(args);
+/** @param resumed A session that an earlier process began. */
+export async function seed(
+  args: Arguments,
+  output: Output,
+  resumed?: Resumed,
+): Promise<ExitCodeValue> {
+  const options: AttemptOptions = {
+    args,
+    output,
+    link: args.oneOf("link", LINK_CHOICES, "auto"),
+    ticketTtlMs: args.duration("ticket-ttl", TICKET_TTL_DEFAULT_MS),
+    name: seededRegions(args)
+      .map(({ name }) => name)
+      .join("+"),
+    supervision: new Supervision(peerEnvironment().holdings),
+    hashKey: resumed?.setup.hashKey ?? randomBytes(HASH_KEY_BYTES),
+  };
   using interrupt = new Interrupt();
   // Made before anything is opened: a relay that does not answer is the first thing to be told.
-  let attempt = await SeedAttempt.create({ access, link, ticketTtlMs, name: regionName(args) });
-  const local = await openLocalRegion(args);
+  let attempt =
+    resumed === undefined
+      ? await SeedAttempt.create(options)
+      : await SeedAttempt.resume(options, resumed);
+  let local: LocalRegions | undefined;
   try {
+    local = await attempt.open();
     for (;;) {
-      const result = await attempt.run(args, local, output, interrupt);
-      const goesOn = local.mount !== undefined && !args.flag("once") && interrupt.count === 0;
+      const result = await attempt.run(local, interrupt);
+      const goesOn = local.exported && !args.flag("once") && interrupt.count === 0;
       if (result !== ExitCode.failed || !goesOn) return result;
       output.note("the region goes on being served here; a new ticket follows");
       attempt = await renew(attempt, output, interrupt);
       if (interrupt.count > 0) return ExitCode.failed;
     }
+  } catch (error) {
+    if (resumed === undefined && local === undefined) await attempt.forget();
+    throw error;
   } finally {
-    await local.close();
+    await local?.close();
+    await attempt.leave();
     output.close();
+    options.supervision.release();
   }
 }
 
@@ -141,86 +163,137 @@ async function renew(
 }
 
 interface AttemptOptions {
-  readonly access: RelayAccess;
+  readonly args: Arguments;
+  readonly output: Output;
   readonly link: LinkChoice;
   readonly ticketTtlMs: number;
   readonly name: string;
+  readonly supervision: Supervision;
+  readonly hashKey: Uint8Array;
 }
 
 /** One session at the relay. */
 class SeedAttempt {
   readonly #options: AttemptOptions;
-  readonly #sessionId: Uint8Array;
+  readonly #directory: SessionDirectory;
   readonly #ticket: Ticket;
-  readonly #leecherTicket: string;
+  readonly #identity: PeerIdentity;
+  /** `undefined` in a later process: it was told by the first. */
+  readonly #leecherTicket: string | undefined;
+  #unlock: () => Promise<void> = () => Promise.resolve();
 
   private constructor(
     options: AttemptOptions,
-    sessionId: Uint8Array,
-    ticket: Ticket,
-    other: Ticket,
+    directory: SessionDirectory,
+    own: { readonly ticket: Ticket; readonly identity: PeerIdentity },
+    leecherTicket: string | undefined,
   ) {
     this.#options = options;
-    this.#sessionId = sessionId;
-    this.#ticket = ticket;
-    this.#leecherTicket = encodeTicket(other);
+    this.#directory = directory;
+    this.#ticket = own.ticket;
+    this.#identity = own.identity;
+    this.#leecherTicket = leecherTicket;
   }
 
   static async create(options: AttemptOptions): Promise<SeedAttempt> {
-    const { access, name, ticketTtlMs } = options;
+    const { args, name, ticketTtlMs, supervision, hashKey } = options;
+    const access: RelayAccess = await relayAccess(args);
     const created = await new ApiClient(access).createSession({ name, ticketTtlMs });
     const common = {
-      relayUrl: access.url,
-      certificateHashes: access.certificateHashes,
+      ...created.relay,
       sessionId: created.id,
       secret: randomBytes(TICKET_SECRET_BYTES),
     };
-    return new SeedAttempt(
-      options,
-      created.id,
-      { ...common, role: "seeder", token: created.seederToken },
-      { ...common, role: "leecher", token: created.leecherToken },
-    );
+    const ticket: Ticket = { ...common, role: "seeder", token: created.seederToken };
+    const identity = PeerIdentity.generate();
+    const directory = await SessionDirectory.create(stateDirectory(args), {
+      ticket,
+      identity,
+      hashKey,
+      argv: args.argv,
+      cwd: process.cwd(),
+      createdAtMs: Date.now(),
+    });
+    const other = encodeTicket({ ...common, role: "leecher", token: created.leecherToken });
+    const attempt = new SeedAttempt(options, directory, { ticket, identity }, other);
+    attempt.#unlock = await directory.lock(supervision.lockPid);
+    return attempt;
+  }
+
+  static async resume(
+    options: AttemptOptions,
+    { directory, setup }: Resumed,
+  ): Promise<SeedAttempt> {
+    const attempt = new SeedAttempt(options, directory, setup, undefined);
+    attempt.#unlock = await directory.lock(options.supervision.lockPid);
+    return attempt;
   }
 
   again(): Promise<SeedAttempt> {
     return SeedAttempt.create(this.#options);
   }
 
-  async run(
-    args: Arguments,
-    local: LocalRegion,
-    output: Output,
-    interrupt: Interrupt,
-  ): Promise<ExitCodeValue> {
-    const { access, link } = this.#options;
-    const { region, name } = local;
+  /** Opens the regions where the journal says that they stand. */
+  async open(): Promise<LocalRegions> {
+    const { args, hashKey, supervision, output } = this.#options;
+    const { record } = await this.#directory.seederJournal();
+    const local = await LocalRegions.open({ args, hashKey, supervision, phase: record?.phase });
+    const problem = await supervision.hold(this.#directory.path, local.members, local.mounts.all);
+    if (problem !== "") output.note(`warning: the supervisor holds nothing: ${problem}`);
+    if (!local.mounts.serve()) {
+      output.note(
+        "warning: before Linux 6.9 what was being read when the peer was killed waits on",
+      );
+    }
+    return local;
+  }
+
+  async leave(): Promise<void> {
+    await this.#unlock();
+  }
+
+  async forget(): Promise<void> {
+    await this.#unlock();
+    await this.#directory.remove();
+  }
+
+  async run(local: LocalRegions, interrupt: Interrupt): Promise<ExitCodeValue> {
+    const { args, output, link, supervision } = this.#options;
+    supervision.session(this.#directory.path);
+    const journal = await this.#directory.seederJournal();
+    const { store } = local;
     let seeder: Seeder | undefined;
-    const control = await RelayControl.join({
-      ticket: this.#ticket,
-      identity: PeerIdentity.generate(),
-      dial: (signal) => dialLink(link, { ...access, signal }),
-      describe: () => ({
-        regionName: name,
-        regionBytes: region.bytes,
-        chunkBytes: region.chunkBytes,
-        host: hostname(),
-        version: VERSION,
-      }),
-      onOwnership: (ownership) => seeder?.ownershipChanged(ownership),
-      onConnection: (connected, detail) => {
-        if (!connected) output.note(`the relay is out of reach (${detail}), trying again`);
-      },
+    const control = await joinPatiently(output, interrupt, {
+      patient: journal.record !== undefined,
+      join: () =>
+        RelayControl.join({
+          ticket: this.#ticket,
+          identity: this.#identity,
+          rejoin: journal.record !== undefined,
+          dial: (signal) =>
+            dialLink(link, { ...relayOf(this.#ticket), signal }),
+          describe: () => ({
+            regionName: local.name,
+            regionBytes: store.bytes,
+            chunkBytes: store.chunkBytes,
+            host: hostname(),
+            version: VERSION,
+          }),
+          onOwnership: (ownership) => seeder?.ownershipChanged(ownership),
+          onConnection: (connected, detail) => {
+            if (!connected) output.note(`the relay is out of reach (${detail}), trying again`);
+          },
+        }),
     });
     seeder = new Seeder({
       session: control,
-      sessionId: this.#sessionId,
+      sessionId: this.#ticket.sessionId,
       secret: this.#ticket.secret,
       hashKey: local.hashKey,
-      region,
-      regionName: name,
+      region: store,
       dirty: local.dirty,
       keyedHash: (data) => loadNative().blake3(data, local.hashKey),
+      journal,
       hooks: seederHooks(args, local),
       onEvent: (event) => showEvent(output, event),
     });
@@ -234,34 +307,52 @@ class SeedAttempt {
     } catch (error) {
       stopProgress();
       if (running.committed) {
+        const command = `memferry resume ${this.#directory.id}`;
         output.error(
           errorCode(error),
-          `${messageOf(error)}; the destination owns the region: keep ${local.path} until it is complete there`,
-          { owner: "leecher" },
+          `${messageOf(error)}; the destination owns the region: keep ${local.paths.join(", ")} until it is complete there, and type: ${command}`,
+          { owner: "leecher", command },
         );
         return ExitCode.recoverable;
       }
       output.error(errorCode(error), `${messageOf(error)}; the region is still here`, {
         owner: "seeder",
       });
+      await this.forget();
       return ExitCode.failed;
     } finally {
       stopProgress();
       await control.close();
+      await this.#unlock();
     }
   }
 
-  async #tell(args: Arguments, output: Output, local: LocalRegion): Promise<void> {
+  async #tell(args: Arguments, output: Output, local: LocalRegions): Promise<void> {
     const file = args.text("ticket-file");
-    const where = local.mount === undefined ? local.path : `${local.path} (exported)`;
-    output.note(`offering ${local.name}: ${formatBytes(local.region.bytes)} at ${where}`);
+    const where = `${local.paths.join(", ")}${local.exported ? " (exported)" : ""}`;
+    output.note(`offering ${local.name}: ${formatBytes(local.store.bytes)} at ${where}`);
+    if (this.#leecherTicket === undefined) {
+      output.event({ event: "goesOn", session: this.#directory.id, role: "seeder" });
+      output.note(`going on with session ${this.#directory.id}`);
+      return;
+    }
     if (file !== undefined) {
       await writeSecretFile(file, `${this.#leecherTicket}\n`);
-      output.event({ event: "ticket", ticketFile: file });
+      output.event({
+        event: "ticket",
+        ticketFile: file,
+        session: this.#directory.id,
+        pid: process.pid,
+      });
       output.result(`ticket written to ${file}`);
       return;
     }
-    output.event({ event: "ticket", ticket: this.#leecherTicket });
+    output.event({
+      event: "ticket",
+      ticket: this.#leecherTicket,
+      session: this.#directory.id,
+      pid: process.pid,
+    });
     output.result(`ticket: ${this.#leecherTicket}`);
   }
 
@@ -278,117 +369,12 @@ class SeedAttempt {
   }
 }
 
-async function openLocalRegion(args: Arguments): Promise<LocalRegion> {
-  const addon = loadNative();
-  const hashKey = randomBytes(HASH_KEY_BYTES);
-  const name = regionName(args);
-  const file = args.text("file");
-  const size = args.size("size");
-  const exportText = args.text("export");
-  const exportSpec = exportText === undefined ? undefined : parseExport(exportText);
-  const bytes = file === undefined ? size : await fileBytes(file);
-  if (bytes === undefined || (file !== undefined && size !== undefined)) {
-    throw usage("give either --file PATH or --size SIZE: what is to be migrated?");
-  }
-  const region = addon.openRegion({
-    store:
-      file === undefined
-        ? { kind: "memory" }
-        : {
-            kind: "file",
-            path: file,
-            create: false,
-            reserve: false,
-            readOnly: exportSpec === undefined,
-          },
-    bytes,
-    chunkBytes: chunkBytes(args),
-    hashKey,
-    present: "all",
-    gate: "open",
-  });
-  try {
-    if (exportSpec === undefined) {
-      if (file === undefined) {
-        throw usage("--size needs --export fuse:DIR: without it nobody can use the memory");
-      }
-      const dirty = await ScannedWrites.open(region, file);
-      return {
-        region,
-        hashKey,
-        name,
-        path: file,
-        dirty,
-        mount: undefined,
-        close: async () => {
-          await dirty.close();
-          await region.close();
-        },
-      };
-    }
-    const mount = openExport(addon, exportSpec);
-    try {
-      mount.add(name, region);
-    } catch (error) {
-      await mount.unmount();
-      throw error;
-    }
-    return {
-      region,
-      hashKey,
-      name,
-      path: `${exportSpec.directory}/${name}`,
-      dirty: new ExportedWrites(region, mount, name),
-      mount,
-      close: async () => {
-        await mount.unmount();
-        await region.close();
-      },
-    };
-  } catch (error) {
-    await region.close();
-    throw error;
-  }
-}
-
-async function fileBytes(path: string): Promise<number> {
-  const found = await stat(path).catch((cause: unknown) => {
-    throw usage(`--file ${path}: ${messageOf(cause)}`);
-  });
-  if (!found.isFile()) throw usage(`--file ${path} is not a file: give the path of one`);
-  const { size } = found;
-  if (size === 0) throw usage(`--file ${path} is empty: there is nothing to migrate`);
-  return size;
-}
-
-function regionName(args: Arguments): string {
-  const file = args.text("file");
-  const name = args.text("region") ?? (file === undefined ? "region" : basename(file));
-  if (
-    name === "" ||
-    name === "." ||
-    name === ".." ||
-    /[/\0]/.test(name) ||
-    Buffer.byteLength(name) > 255
-  ) {
-    throw usage(`--region ${name} cannot be the name of a file`);
-  }
-  return name;
-}
-
-function chunkBytes(args: Arguments): number {
-  const bytes = args.size("chunk") ?? CHUNK_BYTES_DEFAULT;
-  if (bytes < CHUNK_BYTES_MIN || bytes > CHUNK_BYTES_MAX || (bytes & (bytes - 1)) !== 0) {
-    throw usage(`--chunk ${args.text("chunk") ?? ""} is not a power of two from 4KiB to 4MiB`);
-  }
-  return bytes;
-}
-
-function seederHooks(args: Arguments, local: LocalRegion): SeederHooks {
+function seederHooks(args: Arguments, local: LocalRegions): SeederHooks {
   const environment = {
     MEMFERRY_REGION: local.name,
-    MEMFERRY_BYTES: String(local.region.bytes),
-    MEMFERRY_PATH: local.path,
+    MEMFERRY_BYTES: String(local.store.bytes),
+    MEMFERRY_PATH: local.paths[0] ?? "",
+    MEMFERRY_PATHS: local.paths.join("\n"),
   };
   const hook = (option: string): ((signal: AbortSignal) => Promise<void>) | undefined => {
     const command = args.text(option);

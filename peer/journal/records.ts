@@ -7,12 +7,7 @@ import { fromBase64Url, toBase64Url } from "../../relay/protocol/bytes.ts";
 import { decodeTicket, encodeTicket, type Ticket } from "../../relay/protocol/ticket.ts";
 import { decodeMessage, encodeMessage, type FinalizedMessage } from "../migration/messages.ts";
 import { PeerIdentity } from "../net/peer-identity.ts";
-import {
-  LEECHER_PHASES,
-  SEEDER_PHASES,
-  type LeecherRecord,
-  type SeederRecord,
-} from "./journal.ts";
+import { LEECHER_PHASES, SEEDER_PHASES, type LeecherRecord, type SeederRecord } from "./journal.ts";
 
 /** What does not change while a session lasts. */
 export interface Setup {

@@ -352,6 +352,8 @@ export class Leecher {
     if (this.#over.signal.aborted) return;
     if (restored?.phase === "committing") await this.#commitAgain();
     if (session.ownership.owner !== "leecher") return;
+    // Whatever goes wrong from here on: this side owns the region, and the attempt is not over.
+    this.#committed = true;
     const { offer, finalized } = this.#journal.owned();
     const receiver = await this.#makeRoom(offer);
     const kept = this.#destination?.kept;
@@ -359,7 +361,6 @@ export class Leecher {
     this.#mergedEpoch = finalized.epoch;
     this.#tracking = true;
     this.#finalizeAsked = true;
-    this.#committed = true;
     this.#finalized = { ...finalized, receivedAtMs: performance.now() };
     this.#setPhase("postcopy");
     this.#destination?.region.setGate("open");

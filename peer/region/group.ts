@@ -171,9 +171,7 @@ export class RegionGroup implements ChunkStore {
   #shares(indexes: Uint32Array): Share[] {
     const shares = new Map<number, Share>();
     indexes.forEach((index, position) => {
-      const at = this.regions.findIndex(
-        (slice) => index < slice.firstChunk + slice.chunkCount,
-      );
+      const at = this.regions.findIndex((slice) => index < slice.firstChunk + slice.chunkCount);
       const [region, slice] = [this.#members[at], this.regions[at]];
       if (region === undefined || slice === undefined) {
         throw new RangeError(`chunk ${index} is past the last one`);
@@ -247,7 +245,7 @@ export class GroupWrites implements DirtySource {
 function part(all: ChunkSet, slice: RegionSlice): Uint8Array {
   const own = new ChunkSet(slice.chunkCount);
   const end = slice.firstChunk + slice.chunkCount;
-  for (let index = all.next(slice.firstChunk); index >= 0 && index < end; ) {
+  for (let index = all.next(slice.firstChunk); index >= 0 && index < end;) {
     own.add(index - slice.firstChunk);
     index = all.next(index + 1);
   }

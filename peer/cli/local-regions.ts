@@ -1,0 +1,187 @@
+/**
+ * The regions that `memferry seed` offers, on this host, for as long as the command runs.
+ *
+ * @module
+ */
+import { stat } from "node:fs/promises";
+import { loadNative, type NativeRegion } from "../../native/index.ts";
+import { messageOf } from "../../relay/protocol/errors.ts";
+import { CHUNK_BYTES_MAX, CHUNK_BYTES_MIN } from "../../relay/protocol/limits.ts";
+import { MigrationError } from "../errors.ts";
+import { ExportedWrites } from "../export/export.ts";
+import { ScannedWrites } from "../export/scanned-writes.ts";
+import type { SeederPhase } from "../journal/journal.ts";
+import { CHUNKS_MAX, REGIONS_MAX } from "../migration/limits.ts";
+import { GroupWrites, RegionGroup, type NamedRegion } from "../region/group.ts";
+import type { DirtySource } from "../region/region.ts";
+import type { Supervision } from "../supervisor/held.ts";
+import { usage, type Arguments } from "./command-line.ts";
+import { Mounts } from "./mounts.ts";
+import { ExportOptions, seededRegions, type RegionSpec } from "./region-options.ts";
+
+const CHUNK_BYTES_DEFAULT = 64 * 1024;
+
+export interface LocalRegionsOptions {
+  readonly args: Arguments;
+  readonly hashKey: Uint8Array;
+  readonly supervision: Supervision;
+  /** Where an earlier process of this session was; `undefined`: there was none. */
+  readonly phase: SeederPhase | undefined;
+}
+
+export class LocalRegions {
+  readonly hashKey: Uint8Array;
+  readonly mounts = new Mounts();
+  readonly members: NamedRegion[] = [];
+  /** Where programs find each. */
+  readonly paths: string[] = [];
+  readonly #closing: (() => Promise<void>)[] = [];
+  #store: RegionGroup | undefined;
+  #dirty: DirtySource | undefined;
+
+  private constructor(hashKey: Uint8Array) {
+    this.hashKey = hashKey;
+  }
+
+  /** @throws MigrationError */
+  static async open(options: LocalRegionsOptions): Promise<LocalRegions> {
+    const regions = new LocalRegions(options.hashKey);
+    try {
+      await regions.#open(options);
+      return regions;
+    } catch (error) {
+      await regions.close();
+      throw error;
+    }
+  }
+
+  get store(): RegionGroup {
+    if (this.#store === undefined) throw new Error("no region is open");
+    return this.#store;
+  }
+
+  get dirty(): DirtySource {
+    if (this.#dirty === undefined) throw new Error("no region is open");
+    return this.#dirty;
+  }
+
+  get name(): string {
+    return this.members.map(({ name }) => name).join("+");
+  }
+
+  get exported(): boolean {
+    return this.mounts.all.length > 0;
+  }
+
+  async close(): Promise<void> {
+    await this.mounts.close();
+    for (const close of this.#closing.splice(0).reverse()) await close();
+  }
+
+  async #open({ args, supervision, phase }: LocalRegionsOptions): Promise<void> {
+    const specs = seededRegions(args);
+    const exports = new ExportOptions(args);
+    exports.requireKnown(specs.map(({ name }) => name));
+    if (specs.length > REGIONS_MAX) throw usage(`a group has at most ${REGIONS_MAX} regions`);
+    const chunkBytes = chunkBytesOf(args);
+    const lengths = await Promise.all(specs.map(({ place }) => bytesOf(place)));
+    const chunks = lengths.reduce((sum, bytes) => sum + Math.ceil(bytes / chunkBytes), 0);
+    if (chunks > CHUNKS_MAX) throw usage(`${chunks} chunks are too many: give a larger --chunk`);
+    this.mounts.open(exports.directories, supervision);
+    const sources: DirtySource[] = [];
+    for (const [i, spec] of specs.entries()) {
+      const directory = exports.of(spec.name)?.directory;
+      const region = this.#openOne(spec, {
+        bytes: lengths[i] ?? 0,
+        chunkBytes,
+        exported: directory !== undefined,
+        gate: phase === "finalized" || phase === "committed" ? "closed" : "open",
+        inherited: supervision.holdings.stores[spec.name],
+        resumed: phase !== undefined,
+      });
+      if (phase === "committed") region.setGate("fenced");
+      this.#closing.push(() => region.close());
+      this.members.push({ name: spec.name, region });
+      sources.push(await this.#watch(spec, region, directory));
+    }
+    this.#store = new RegionGroup(this.members);
+    this.#dirty = new GroupWrites(this.#store.regions, sources);
+  }
+
+  #openOne(
+    { name, place }: RegionSpec,
+    how: {
+      readonly bytes: number;
+      readonly chunkBytes: number;
+      readonly exported: boolean;
+      readonly gate: "open" | "closed";
+      readonly inherited: number | undefined;
+      readonly resumed: boolean;
+    },
+  ): NativeRegion {
+    const { bytes, chunkBytes, gate, inherited } = how;
+    if (inherited === undefined && place.kind === "memory" && how.resumed) {
+      throw new MigrationError(
+        "RESUME_INVALID",
+        `region ${name} was memory of a process that is gone, and its bytes with it: start again with \`memferry seed\``,
+      );
+    }
+    return loadNative().openRegion({
+      store:
+        inherited !== undefined
+          ? { kind: "descriptor", fd: inherited }
+          : place.kind === "memory"
+            ? { kind: "memory" }
+            : {
+                kind: "file",
+                path: place.path,
+                create: false,
+                reserve: false,
+                readOnly: !how.exported,
+              },
+      bytes,
+      chunkBytes,
+      hashKey: this.hashKey,
+      present: "all",
+      gate,
+    });
+  }
+
+  async #watch(
+    { name, place }: RegionSpec,
+    region: NativeRegion,
+    directory: string | undefined,
+  ): Promise<DirtySource> {
+    const mount = directory === undefined ? undefined : this.mounts.of(directory);
+    if (directory !== undefined && mount !== undefined) {
+      mount.add(name, region);
+      this.paths.push(`${directory}/${name}`);
+      return new ExportedWrites(region, mount, name);
+    }
+    if (place.kind === "memory") {
+      throw usage("--size needs --export fuse:DIR: without it nobody can use the memory");
+    }
+    const writes = await ScannedWrites.open(region, place.path);
+    this.#closing.push(() => writes.close());
+    this.paths.push(place.path);
+    return writes;
+  }
+}
+
+async function bytesOf(place: RegionSpec["place"]): Promise<number> {
+  if (place.kind === "memory") return place.bytes;
+  const found = await stat(place.path).catch((cause: unknown) => {
+    throw usage(`--file ${place.path}: ${messageOf(cause)}`);
+  });
+  if (!found.isFile()) throw usage(`--file ${place.path} is not a file: give the path of one`);
+  if (found.size === 0) throw usage(`--file ${place.path} is empty: there is nothing to migrate`);
+  return found.size;
+}
+
+function chunkBytesOf(args: Arguments): number {
+  const bytes = args.size("chunk") ?? CHUNK_BYTES_DEFAULT;
+  if (bytes < CHUNK_BYTES_MIN || bytes > CHUNK_BYTES_MAX || (bytes & (bytes - 1)) !== 0) {
+    throw usage(`--chunk ${args.text("chunk") ?? ""} is not a power of two from 4KiB to 4MiB`);
+  }
+  return bytes;
+}

@@ -1,0 +1,154 @@
+/**
+ * Which regions are meant and where each is shown: `--region`, `--file`, `--size`, `--directory`, `--export`.
+ *
+ * @module
+ */
+import { basename, join } from "node:path";
+import { parseExport, type ExportSpec } from "../export/export.ts";
+import { usage, type Arguments } from "./command-line.ts";
+import { parseSize } from "./size.ts";
+
+/** Where a region's bytes are: a file, or new memory of so many bytes. */
+export type RegionPlace =
+  | { readonly kind: "file"; readonly path: string }
+  | { readonly kind: "memory"; readonly bytes: number };
+
+export interface RegionSpec {
+  readonly name: string;
+  readonly place: RegionPlace;
+}
+
+export const REGION_OPTION = {
+  value: "NAME=PLACE",
+  help: "a region of a group; PLACE is file:PATH or size:SIZE; may be repeated. Without =PLACE: the name of --file or --size",
+  repeatable: true,
+} as const;
+
+/** The regions that are to be offered. @throws MigrationError `USAGE` */
+export function seededRegions(args: Arguments): RegionSpec[] {
+  const [file, size] = [args.text("file"), args.size("size")];
+  const named = args.texts("region");
+  const group = named.filter((text) => text.includes("="));
+  if (group.length > 0) {
+    if (file !== undefined || size !== undefined || group.length < named.length) {
+      throw usage("--region NAME=PLACE says it all: leave out --file, --size and plain names");
+    }
+    const specs = group.map((text) => placedRegion(text));
+    requireDistinct(specs.map(({ name }) => name));
+    return specs;
+  }
+  if (named.length > 1) throw usage("one region has one name: write --region NAME=file:PATH each");
+  if ((file === undefined) === (size === undefined)) {
+    throw usage("give either --file PATH or --size SIZE: what is to be migrated?");
+  }
+  const name = named[0] ?? (file === undefined ? "region" : basename(file));
+  requireName(name);
+  const place: RegionPlace =
+    file === undefined ? { kind: "memory", bytes: size ?? 0 } : { kind: "file", path: file };
+  return [{ name, place }];
+}
+
+/** In which files regions of these names are to be kept. @throws MigrationError `USAGE` */
+export function receivedFiles(args: Arguments, names: readonly string[]): Map<string, string> {
+  const [file, directory] = [args.text("file"), args.text("directory")];
+  const given = new Map<string, string>();
+  for (const text of args.texts("region")) {
+    const { name, place } = placedRegion(text);
+    if (place.kind !== "file") throw usage(`--region ${text}: a region is received into file:PATH`);
+    given.set(name, place.path);
+  }
+  const [only, ...more] = names;
+  if (file !== undefined) {
+    if (only === undefined || more.length > 0) {
+      throw usage(
+        `the offer has ${names.length} regions (${names.join(", ")}): give --directory DIR, or --region NAME=file:PATH for each`,
+      );
+    }
+    return new Map([[only, file]]);
+  }
+  return new Map(
+    names.map((name) => {
+      const path = given.get(name) ?? (directory === undefined ? undefined : join(directory, name));
+      if (path !== undefined) return [name, path];
+      throw usage(`where is region ${name} to be kept? Add --region ${name}=file:PATH`);
+    }),
+  );
+}
+
+/** Whether anything was said about where to keep what is received. @throws MigrationError `USAGE` */
+export function requireReceivedPlace(args: Arguments): void {
+  const ways = [args.text("file"), args.text("directory"), args.texts("region")[0]];
+  const given = ways.filter((way) => way !== undefined).length;
+  if (given === 0) {
+    throw usage("--file is missing: where is the region to be kept? (A group: --directory DIR)");
+  }
+  if (args.text("file") !== undefined && given > 1) {
+    throw usage("--file is for one region: leave out --directory and --region");
+  }
+}
+
+export class ExportOptions {
+  readonly #forAll: ExportSpec | undefined;
+  readonly #byName = new Map<string, ExportSpec>();
+
+  /** @throws MigrationError `USAGE` */
+  constructor(args: Arguments) {
+    for (const text of args.texts("export")) {
+      const match = /^([^=:]+)=(.+)$/s.exec(text);
+      const [name, spec] = [match?.[1], match?.[2]];
+      if (name === undefined || spec === undefined) {
+        if (this.#forAll !== undefined) throw usage("--export fuse:DIR can be given once");
+        this.#forAll = parseExport(text);
+      } else this.#byName.set(name, parseExport(spec));
+    }
+  }
+
+  get any(): boolean {
+    return this.#forAll !== undefined || this.#byName.size > 0;
+  }
+
+  /** Every mount point, each once. */
+  get directories(): string[] {
+    const specs = [this.#forAll, ...this.#byName.values()];
+    return [...new Set(specs.flatMap((spec) => (spec === undefined ? [] : [spec.directory])))];
+  }
+
+  of(name: string): ExportSpec | undefined {
+    return this.#byName.get(name) ?? this.#forAll;
+  }
+
+  /** @throws MigrationError `USAGE` if one is for a region that is not there */
+  requireKnown(names: readonly string[]): void {
+    for (const name of this.#byName.keys()) {
+      if (!names.includes(name)) throw usage(`--export ${name}=...: there is no region ${name}`);
+    }
+  }
+}
+
+/** @throws MigrationError `USAGE` */
+export function requireName(name: string): void {
+  const unfit = ["", ".", ".."].includes(name) || /[/\0=:]/.test(name);
+  if (unfit || Buffer.byteLength(name) > 255) {
+    throw usage(`--region ${name} cannot be the name of a file`);
+  }
+}
+
+function placedRegion(text: string): RegionSpec {
+  const match = /^([^=]*)=(file|size):(.+)$/s.exec(text);
+  const [name = "", kind, value = ""] = match?.slice(1) ?? [];
+  if (match === null) {
+    throw usage(`--region ${text} is not understood: write NAME=file:PATH or NAME=size:SIZE`);
+  }
+  requireName(name);
+  if (kind === "file") return { name, place: { kind, path: value } };
+  const bytes = parseSize(value);
+  if (bytes === undefined || bytes === 0) {
+    throw usage(`--region ${text}: ${value} is not a size: write it as 64KiB or 256MiB`);
+  }
+  return { name, place: { kind: "memory", bytes } };
+}
+
+function requireDistinct(names: readonly string[]): void {
+  const twice = names.find((name, i) => names.indexOf(name) !== i);
+  if (twice !== undefined) throw usage(`two regions have the name ${twice}`);
+}
