@@ -68,6 +68,8 @@ const CARE_INTERVAL_MS = 30_000;
 /** A relay that was not heard of for this long is forgotten. */
 const INSTANCE_GONE = sql`now() - interval '1 hour'`;
 const ABANDONED_PER_ROUND = 500;
+/** What one part of the relay may take to close: a database that stands still must not keep it from leaving. */
+const CLOSE_STEP_MS = 10_000;
 
 /** What a test puts in place of the world. */
 export interface RelaySurroundings {
@@ -88,7 +90,7 @@ export async function startRelay(
   const unwind = async (): Promise<void> => {
     for (let step = undo.pop(); step !== undefined; step = undo.pop()) {
       try {
-        await step();
+        await inTime(step());
       } catch (error) {
         log("warn", "a part of the relay did not close", { reason: messageOf(error) });
       }
@@ -99,6 +101,18 @@ export async function startRelay(
   } catch (error) {
     await unwind();
     throw error;
+  }
+}
+
+async function inTime(work: Promise<void> | void): Promise<void> {
+  let timer;
+  const late = new Promise<never>((_resolve, reject) => {
+    timer = setTimeout(() => reject(new Error("it takes too long")), CLOSE_STEP_MS);
+  });
+  try {
+    await Promise.race([work, late]);
+  } finally {
+    clearTimeout(timer);
   }
 }
 
@@ -349,25 +363,37 @@ function recordUsage(
     seen.set(id, now);
     if (more.seeder + more.leecher > 0) unsaved.set(id, more);
   };
-  const save = async (): Promise<void> => {
-    for (const [id, bytesFrom] of unsaved) {
+  const write = async (): Promise<void> => {
+    for (const [id, bytesFrom] of [...unsaved]) {
       unsaved.delete(id);
       try {
         await store.addUsage(fromHex(id), bytesFrom);
       } catch (error) {
-        log("warn", "usage not recorded", {
-          sessionId: id,
-          ...bytesFrom,
-          reason: messageOf(error),
+        log("warn", "usage not recorded yet", { sessionId: id, reason: messageOf(error) });
+        const since = unsaved.get(id) ?? { seeder: 0, leecher: 0 };
+        unsaved.set(id, {
+          seeder: since.seeder + bytesFrom.seeder,
+          leecher: since.leecher + bytesFrom.leecher,
         });
+        // The others would fare no better.
+        return;
       }
     }
+  };
+  let writing: Promise<void> | undefined;
+  /** One at a time: a database that stands still is not asked again and again. */
+  const save = (): Promise<void> => {
+    writing ??= write().finally(() => {
+      writing = undefined;
+    });
+    return writing;
   };
   const stopListening = switchboard.onChange(look);
   const timer = setInterval(() => void save(), USAGE_INTERVAL_MS);
   return async () => {
     clearInterval(timer);
     stopListening();
+    await writing;
     await save();
   };
 }
@@ -404,11 +430,15 @@ async function takeCare(parts: {
     }
   };
   await beat();
-  let running: Promise<void> = Promise.resolve();
+  let running: Promise<void> | undefined;
   const timer = setInterval(() => {
-    running = beat().catch((error: unknown) => {
-      log("warn", "housekeeping failed", { reason: messageOf(error) });
-    });
+    running ??= beat()
+      .catch((error: unknown) => {
+        log("warn", "housekeeping failed", { reason: messageOf(error) });
+      })
+      .finally(() => {
+        running = undefined;
+      });
   }, CARE_INTERVAL_MS);
   return async () => {
     clearInterval(timer);

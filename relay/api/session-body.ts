@@ -21,6 +21,37 @@ const PATH_KINDS: Readonly<Record<LinkKind, NonNullable<SessionBody["path"]>["ki
 /** States in which both peers are at work and the workload still runs at the source. */
 const FINALIZABLE: ReadonlySet<SessionState> = new Set(["joined", "tracking", "precopy"]);
 
+/**
+ * States in which both peers are at work, and which therefore rest while one of them is away. Not `joined` and
+ * `committed`: these say what was decided, whoever is there.
+ */
+export const AT_WORK: ReadonlySet<SessionState> = new Set([
+  "tracking",
+  "precopy",
+  "finalizing",
+  "suspended",
+  "postcopy",
+]);
+
+/**
+ * The record says how far a session came; whether it goes on at the moment, only who is connected says. A relay that
+ * was killed writes nothing down, and after it nobody is connected.
+ */
+export function stateOf(state: SessionState, live: LiveSession | undefined): SessionState {
+  if (!AT_WORK.has(state)) return state;
+  return live?.seeder === undefined || live.leecher === undefined ? "paused" : state;
+}
+
+function reasonOf(row: SessionRow, live: LiveSession | undefined): SessionBody["reason"] {
+  if (stateOf(row.state, live) === row.state) {
+    return row.reasonCode === "" ? null : { code: row.reasonCode, message: row.reasonMessage };
+  }
+  const away = (["seeder", "leecher"] as const).filter((role) => live?.[role] === undefined);
+  const message =
+    away.length === 2 ? "neither peer is connected" : `the ${away[0]} is not connected`;
+  return { code: "PAUSED_BY_RELAY", message };
+}
+
 export function allowedActions(state: SessionState, owner: Role): SessionAction[] {
   if (isEnded(state) || owner !== "seeder") return [];
   return FINALIZABLE.has(state) ? ["finalize", "cancel"] : ["cancel"];
@@ -28,6 +59,7 @@ export function allowedActions(state: SessionState, owner: Role): SessionAction[
 
 export function sessionBody(row: SessionRow, live: LiveSession | undefined): SessionBody {
   const ended = isEnded(row.state);
+  const state = stateOf(row.state, live);
   const progress = live?.progress ?? row.progress ?? undefined;
   const progressAt = live?.progress === undefined ? row.progressAt : new Date();
   const { seeder, leecher } = live ?? {};
@@ -35,8 +67,8 @@ export function sessionBody(row: SessionRow, live: LiveSession | undefined): Ses
     id: row.id,
     name: row.name,
     labels: row.labels,
-    state: row.state,
-    reason: row.reasonCode === "" ? null : { code: row.reasonCode, message: row.reasonMessage },
+    state,
+    reason: reasonOf(row, live),
     mode: row.mode,
     region: regionBody(row),
     seeder: peerBody(row, "seeder", live),
@@ -51,10 +83,11 @@ export function sessionBody(row: SessionRow, live: LiveSession | undefined): Ses
           },
     relayedBytes: { fromSeeder: row.bytesFromSeeder, fromLeecher: row.bytesFromLeecher },
     limits: row.limits,
-    progress: progress === undefined ? null : progressBody(row, progress, progressAt),
+    progress:
+      progress === undefined ? null : progressBody(state, row.owner, { progress, at: progressAt }),
     timings: timingsBody(row, progress),
     authority: { holder: row.owner, epoch: row.ownerEpoch },
-    allowedActions: allowedActions(row.state, row.owner),
+    allowedActions: allowedActions(state, row.owner),
     createdBy: row.createdBy,
     version: row.version,
     updatedAt: row.updatedAt.toISOString(),
@@ -92,9 +125,9 @@ function peerBody(
 }
 
 function progressBody(
-  { state, owner }: SessionRow,
-  progress: Progress,
-  at: Date | null,
+  state: SessionState,
+  owner: Role,
+  { progress, at }: { readonly progress: Progress; readonly at: Date | null },
 ): SessionBody["progress"] {
   const { sendBytesPerS, dirtyBytesPerS, bytesRemaining, chunksTotal, chunksReady } = progress;
   const active = !isEnded(state) && state !== "paused";

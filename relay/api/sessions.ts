@@ -40,7 +40,7 @@ import {
   type SessionAction,
   type SessionBody,
 } from "./schemas.ts";
-import { allowedActions, sessionBody } from "./session-body.ts";
+import { allowedActions, AT_WORK, sessionBody, stateOf } from "./session-body.ts";
 
 /** What the API asks of the switchboard. */
 export type LiveSessions = Pick<Switchboard, "announce" | "command" | "live" | "onChange">;
@@ -67,6 +67,8 @@ export interface SessionRoutesOptions {
 
 const EVENT_STREAMS_PER_KEY_MAX = 20;
 const EVENT_STREAMS_MAX = 1_000;
+/** Pages of the database that one page of a list may be picked from. */
+const LIST_BATCHES_MAX = 10;
 
 const problem = (description: string) => ({
   description,
@@ -248,10 +250,7 @@ export function sessionRoutes(options: SessionRoutesOptions): OpenAPIHono<AppEnv
   app.openapi(listSessions, async (c) => {
     const { state, cursor, limit } = c.req.valid("query");
     const after = cursor === undefined ? undefined : positionOf(cursor);
-    // One more than asked for says whether there is a next page.
-    const rows = await mine(c).list({ states: state, after, limit: limit + 1 });
-    const page = rows.slice(0, limit);
-    const last = rows.length > limit ? page.at(-1) : undefined;
+    const { page, last } = await listed(mine(c), { states: state, after, limit });
     return c.json(
       { sessions: page.map(body), nextCursor: last === undefined ? null : cursorOf(last) },
       200,
@@ -377,9 +376,38 @@ export function sessionRoutes(options: SessionRoutesOptions): OpenAPIHono<AppEnv
     return c.json(body(await find(sessions, id)), 202);
   });
 
+  /** A page, and where it ended if there may be another. */
+  async function listed(
+    sessions: ProjectSessions,
+    { states, after, limit }: Parameters<ProjectSessions["list"]>[0],
+  ): Promise<{ page: SessionRow[]; last: SessionPosition | undefined }> {
+    if (states === undefined || !states.some((state) => state === "paused" || AT_WORK.has(state))) {
+      // One more than asked for says whether there is a next page.
+      const rows = await sessions.list({ states, after, limit: limit + 1 });
+      const page = rows.slice(0, limit);
+      return { page, last: rows.length > limit ? page.at(-1) : undefined };
+    }
+    // Which of these are paused is not in the database: what it finds is looked through, within a bound.
+    const wanted = new Set(states);
+    const recorded = wanted.has("paused") ? [...new Set([...states, ...AT_WORK])] : states;
+    const page: SessionRow[] = [];
+    let last = after;
+    for (let batch = 0; batch < LIST_BATCHES_MAX; batch++) {
+      const rows = await sessions.list({ states: recorded, after: last, limit: PAGE_LIMIT_MAX });
+      for (const row of rows) {
+        if (page.length === limit) return { page, last };
+        if (wanted.has(stateOf(row.state, live(row.id)))) page.push(row);
+        last = row;
+      }
+      if (rows.length < PAGE_LIMIT_MAX) return { page, last: undefined };
+    }
+    return { page, last };
+  }
+
   async function finalize(row: SessionRow, reason: string): Promise<void> {
-    if (!allowedActions(row.state, row.owner).includes("finalize")) {
-      throw conflict(row, `a session that is ${row.state} cannot be finalized`);
+    const state = stateOf(row.state, live(row.id));
+    if (!allowedActions(state, row.owner).includes("finalize")) {
+      throw conflict(row, `a session that is ${state} cannot be finalized`);
     }
     if (!switchboard.command(fromHex(row.id), "finalize", reason)) {
       throw conflict(row, "the leecher is not connected: it is the one that finalizes");
@@ -387,6 +415,13 @@ export function sessionRoutes(options: SessionRoutesOptions): OpenAPIHono<AppEnv
     await store.addEvent(fromHex(row.id), "finalizeRequested", {
       by: "api",
       ...(reason === "" ? {} : { reason }),
+    });
+  }
+
+  function conflict(row: SessionRow, detail: string): RelayError {
+    const currentState = stateOf(row.state, live(row.id));
+    return new RelayError("STATE_CONFLICT", detail, {
+      details: { currentState, allowedActions: allowedActions(currentState, row.owner) },
     });
   }
 
@@ -423,15 +458,6 @@ function invalidRequest(error: unknown): RelayError {
   const detail =
     first === undefined ? "the request is invalid" : `${first.path || "request"}: ${first.message}`;
   return new RelayError("REQUEST_INVALID", detail, { details: { issues } });
-}
-
-function conflict(row: SessionRow, detail: string): RelayError {
-  return new RelayError("STATE_CONFLICT", detail, {
-    details: {
-      currentState: row.state,
-      allowedActions: allowedActions(row.state, row.owner),
-    },
-  });
 }
 
 async function actionBody(c: Context<AppEnv>): Promise<z.infer<typeof actionBodySchema>> {

@@ -256,6 +256,79 @@ describe("sessions", () => {
     expect(shown.authority).toEqual({ holder: "leecher", epoch: 1 });
   });
 
+  test("a session is paused while one of its peers is away, and found as such", async () => {
+    const { key: other } = await harness.key("pauses");
+    const made: string[] = [];
+    for (let at = 0; at < 5; at++) {
+      const { session, tickets } = await create({ name: `s${at}` }, other);
+      await join(session.id, tickets);
+      const id = fromHex(session.id);
+      await harness.store.setState(id, { by: "seeder", state: "precopy", reason: "" });
+      made.push(session.id);
+    }
+    const peer = { link: "memory", remoteAddress: "", joinedAtMs: 0 } as const;
+    const live = (id: string | undefined, roles: readonly ("seeder" | "leecher")[]): void => {
+      if (id === undefined) throw new Error("no session");
+      harness.switchboard.sessions.set(id, {
+        seeder: roles.includes("seeder") ? peer : undefined,
+        leecher: roles.includes("leecher") ? peer : undefined,
+        progress,
+        bytesFrom: { seeder: 0, leecher: 0 },
+      });
+    };
+    const show = async (at: number) =>
+      await json(await harness.ask(other, "GET", `/v1/sessions/${made[at]}`));
+    const find = async (state: string) => {
+      const found: string[] = [];
+      let cursor = "";
+      do {
+        const path = `/v1/sessions?limit=2&state=${state}${cursor}`;
+        const page = await json(await harness.ask(other, "GET", path));
+        expect(page.sessions.length).toBeLessThanOrEqual(2);
+        found.push(...page.sessions.map((session: SessionBody) => session.id));
+        cursor = page.nextCursor === null ? "" : `&cursor=${page.nextCursor}`;
+      } while (cursor !== "");
+      return found;
+    };
+    live(made[0], ["seeder", "leecher"]);
+    live(made[1], ["seeder"]);
+    live(made[2], ["leecher"]);
+    expect(await show(0)).toMatchObject({
+      state: "precopy",
+      reason: null,
+      allowedActions: ["finalize", "cancel"],
+      progress: { etaMs: 2000 },
+    });
+    const reason = (message: string) => ({ code: "PAUSED_BY_RELAY", message });
+    expect(await show(1)).toMatchObject({
+      state: "paused",
+      reason: reason("the leecher is not connected"),
+      allowedActions: ["cancel"],
+      progress: { etaMs: null },
+    });
+    expect((await show(2)).reason).toEqual(reason("the seeder is not connected"));
+    expect((await show(3)).reason).toEqual(reason("neither peer is connected"));
+    expect(await find("paused")).toEqual([made[4], made[3], made[2], made[1]]);
+    expect(await find("precopy")).toEqual([made[0]]);
+    expect(await find("precopy,paused")).toEqual(made.toReversed());
+
+    // It goes on where it was, with nothing written down.
+    live(made[1], ["seeder", "leecher"]);
+    expect(await show(1)).toMatchObject({ state: "precopy", reason: null });
+    // What has ended stays so, whoever is there.
+    await harness.ask(other, "POST", `/v1/sessions/${made[2]}:cancel`, { reason: "enough" });
+    expect(await show(2)).toMatchObject({
+      state: "cancelled",
+      reason: { code: "CANCELLED_BY_API", message: "enough" },
+      allowedActions: [],
+      path: null,
+      progress: { etaMs: null },
+    });
+    expect((await show(2)).timings.endedAt).toMatch(/^20.*Z$/);
+    expect(await find("paused")).toEqual([made[4], made[3]]);
+    expect(await find("cancelled")).toEqual([made[2]]);
+  });
+
   test("GET /v1/sessions/{id}/events pages in order", async () => {
     const { session } = await create();
     for (let at = 0; at < 5; at++)
