@@ -364,7 +364,7 @@ function recordUsage(
     if (more.seeder + more.leecher > 0) unsaved.set(id, more);
   };
   const write = async (): Promise<void> => {
-    for (const [id, bytesFrom] of [...unsaved]) {
+    for (const [id, bytesFrom] of unsaved) {
       unsaved.delete(id);
       try {
         await store.addUsage(fromHex(id), bytesFrom);
