@@ -43,11 +43,19 @@ export class SeederJournal {
     this.#finalized = finalized;
   }
 
-  /** For a record that decides nothing any more, and only spares a later process a question. */
-  async recordLater(phase: SeederPhase): Promise<void> {
-    await this.record(phase).catch((error: unknown) => {
+  /**
+   * For a record that decides nothing any more, and only spares a later process a question.
+   *
+   * @returns Whether it is durable.
+   */
+  async recordLater(phase: SeederPhase): Promise<boolean> {
+    try {
+      await this.record(phase);
+      return true;
+    } catch (error) {
       this.#onEvent?.({ event: "warning", code: "JOURNAL_FAILED", message: messageOf(error) });
-    });
+      return false;
+    }
   }
 
   /** Before `epoch` is closed and the next one begins. */

@@ -522,11 +522,12 @@ export class Seeder {
     const ours = await wholeRoot(this.#manifest, region, this.#history.epoch);
     requireEqualRoots(ours, theirs);
     requireEqualRoots(ours, this.#finalized?.root);
-    await this.#journal.recordLater("released");
+    const recorded = await this.#journal.recordLater("released");
     await channel.control.send({ kind: "released" });
     await this.#index.checkpoint(this.#history.epoch, ours);
     const wireBytes = this.#wireBytes + channel.wireBytes();
-    await runHook("--on-release", hooks?.onRelease, onEvent);
+    // A process after this one would serve an image that the hook may have deleted.
+    if (recorded) await runHook("--on-release", hooks?.onRelease, onEvent);
     this.#conclude(ours, wireBytes, channel.linkKind);
   }
 
