@@ -157,7 +157,8 @@ export class SessionDirectory {
 
   async #journal<R>(codec: RecordCodec<R>): Promise<Journal<R>> {
     const there = await stat(join(this.path, "journal")).catch(() => undefined);
-    let record = there === undefined ? undefined : await this.#read("journal", codec);
+    let record: R | undefined;
+    if (there !== undefined) record = await this.#read("journal", codec);
     let turn: Promise<void> = Promise.resolve();
     const journal: Journal<R> = {
       get record() {

@@ -4,6 +4,7 @@
  * @module
  */
 import { type ChildProcess, spawn } from "node:child_process";
+import { readFileSync } from "node:fs";
 import { createInterface } from "node:readline";
 import { setTimeout as sleep } from "node:timers/promises";
 
@@ -34,8 +35,29 @@ const TOLD_CHARS_MAX = 3_000;
 /** Everything that is still running; killed if the test process leaves without disposing. */
 const running = new Set<ChildProcess>();
 process.on("exit", () => {
-  for (const child of running) child.kill("SIGKILL");
+  for (const child of running) {
+    const pids = childrenOf(child.pid ?? 0);
+    child.kill("SIGKILL");
+    for (const pid of pids) killQuietly(pid);
+  }
 });
+
+function childrenOf(pid: number): number[] {
+  try {
+    const text = readFileSync(`/proc/${pid}/task/${pid}/children`, "utf8");
+    return text.split(" ").filter(Boolean).map(Number);
+  } catch {
+    return []; // it is gone
+  }
+}
+
+function killQuietly(pid: number): void {
+  try {
+    process.kill(pid, "SIGKILL");
+  } catch {
+    // It ended by itself.
+  }
+}
 
 export class Program {
   readonly name: string;
@@ -141,8 +163,16 @@ export class Program {
     }
   }
 
+  /** With SIGKILL, what it started goes with it: a peer outlives its supervisor. */
   kill(signal: NodeJS.Signals): void {
+    const children = signal === "SIGKILL" ? childrenOf(this.pid) : [];
     this.#child.kill(signal);
+    for (const pid of children) killQuietly(pid);
+  }
+
+  /** The process that does the work: the child of a supervisor, or else this one. */
+  get workerPid(): number {
+    return childrenOf(this.pid)[0] ?? this.pid;
   }
 
   /** @returns Whether it needed to be killed. */
