@@ -214,7 +214,7 @@ async function makeWorld(options: WorldOptions): Promise<World> {
     close: async () => {
       network.close("LINK_CLOSED", "the test is over");
       await Promise.all([processes.seeder.control.close(), processes.leecher.control.close()]);
-      switchboard.close();
+      await switchboard.close();
     },
   };
   open.push(world);
