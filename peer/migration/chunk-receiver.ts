@@ -229,16 +229,17 @@ export class ChunkReceiver {
       (offset === SAME_OFFSET ? same : kept).push(i);
     }
     this.#rate.add(message.payload.length);
-    const again = kept.length === 0 ? [] : await this.#store(message, kept, tag);
-    if (same.length > 0) {
-      // In flight as a whole: the switch-over must not fall between its reads and its stores.
-      this.#storesInFlight++;
-      try {
-        again.push(...(await this.#storeSame(message, same)));
-      } finally {
-        this.#storesInFlight--;
-        this.#settled.notify();
+    const again: number[] = [];
+    try {
+      if (kept.length > 0) again.push(...(await this.#store(message, kept, tag)));
+      if (same.length > 0) again.push(...(await this.#takeSame(message, same)));
+    } catch (error) {
+      // If its channel is lost meanwhile nobody hears of this, and the next copies must not seem to be here.
+      for (const i of [...kept, ...same]) {
+        const index = message.indexes[i] ?? 0;
+        if (this.#submitted[index] === tag) this.#withdraw(index);
       }
+      throw error;
     }
     this.#payloadBytes += message.payload.length;
     return again;
@@ -256,6 +257,17 @@ export class ChunkReceiver {
     this.#region.setPresent(this.#ready.toBits());
     this.#ifAbsent = true;
     this.#switching = undefined;
+  }
+
+  /** In flight as a whole: the switch-over must not fall between its reads and its stores. */
+  async #takeSame(message: ChunksMessage, same: readonly number[]): Promise<number[]> {
+    this.#storesInFlight++;
+    try {
+      return await this.#storeSame(message, same);
+    } finally {
+      this.#storesInFlight--;
+      this.#settled.notify();
+    }
   }
 
   /**
@@ -315,9 +327,6 @@ export class ChunkReceiver {
       });
       return this.#settle(indexes, offsets, hashes, outcomes, tag);
     } catch (error) {
-      for (const index of indexes) {
-        if (this.#submitted[index] === tag) this.#withdraw(index);
-      }
       throw storeError(error);
     } finally {
       this.#storesInFlight--;
