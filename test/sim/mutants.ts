@@ -67,6 +67,11 @@ export const MUTANTS: readonly Mutant[] = [
     "ifAbsent: this.#ifAbsent,",
     "ifAbsent: this.#ifAbsent && request < 0,",
   ]),
+  mutant("a copy that could not be stored counts as the newest", [
+    RECEIVER,
+    "        if (this.#submitted[index] === tag) this.#withdraw(index);\n      }\n      throw error;",
+    "        if (index < 0) this.#withdraw(index);\n      }\n      throw error;",
+  ]),
   mutant("stores under way are not waited for at the switch-over", [
     RECEIVER,
     "this.#switching = this.idle(new AbortController().signal);",
@@ -186,6 +191,11 @@ export const MUTANTS: readonly Mutant[] = [
     LEECHER,
     "await receiver.settled.until(() => this.#committed && receiver.complete, signal);",
     "await receiver.settled.until(() => this.#committed, signal);",
+  ]),
+  mutant("the source lets go without a record", [
+    SEEDER,
+    "if (recorded) await runHook",
+    "await runHook",
   ]),
   mutant("a reason tells the relay of this host's paths", [
     "peer/errors.ts",
