@@ -298,11 +298,15 @@ describe.concurrent("a relay that is not there, or not ours, is told in one line
     expectOneLine(unknown, 1, /certificate.*does not trust/);
 
     const { seeder, ticket } = await stage.seed(["--file", source]);
-    const pinned = { ...decodeTicket(ticket), certificateHashes: [new Uint8Array(32).fill(7)] };
+    const { relayIdentity: _, ...known } = decodeTicket(ticket);
+    const unvouched = { ...known, certificateHashes: [new Uint8Array(32).fill(7)] };
+    const anothers = { ...unvouched, relayIdentity: new Uint8Array(32).fill(8) };
     const file = newFile();
     for (const link of ["auto", "websocket", "webtransport"]) {
-      const args = ["leech", encodeTicket(pinned), "--file", file, "--link", link];
-      expectOneLine(await stage.run(args), 1, /certificate/);
+      for (const pinned of [unvouched, anothers]) {
+        const args = ["leech", encodeTicket(pinned), "--file", file, "--link", link];
+        expectOneLine(await stage.run(args), 1, /certificate/);
+      }
     }
     expect(await isAbsent(file)).toBe(true);
     seeder.kill("SIGINT");
