@@ -5,6 +5,7 @@ import { ChunkSet } from "../../../peer/migration/bitmap.ts";
 import { ChunkReceiver } from "../../../peer/migration/chunk-receiver.ts";
 import { expectedDowntimeMs, judgeConvergence } from "../../../peer/migration/convergence.ts";
 import { Manifest } from "../../../peer/migration/manifest.ts";
+import { SAME_OFFSET } from "../../../peer/migration/messages.ts";
 import { RateMeter } from "../../../peer/migration/rate-meter.ts";
 import { PullSchedule } from "../../../peer/migration/schedule.ts";
 import { loadNative } from "../../../native/index.ts";
@@ -268,4 +269,51 @@ test("ChunkReceiver after the commit lets the first sufficient copy of a chunk c
   finishFirst();
   await Promise.all([first, second]);
   expect(receiver.complete).toBe(true);
+});
+
+// Found by simulation: the stale copy stayed ready because a newer one was under way, and became the workload's.
+test("ChunkReceiver does not count a stale copy as ready when the newer one under way is damaged", async () => {
+  const hashKey = new Uint8Array(32).fill(7);
+  const region = new MemoryRegion({ bytes: 4096, chunkBytes: 4096, hashKey, present: "none" });
+  const hash = (data: Uint8Array): Uint8Array => loadNative().blake3(data, hashKey);
+  const receiver = new ChunkReceiver(region, new Manifest(1, hash));
+  const copy = (epoch: number, fill: number, damaged = false): Promise<number[]> => {
+    const payload = new Uint8Array(4096).fill(fill);
+    const hashes = hash(payload);
+    if (damaged) payload[9] = 0;
+    const [indexes, offsets] = [Uint32Array.of(0), Uint32Array.of(0)];
+    return receiver.receive({ kind: "chunks", epoch, indexes, offsets, hashes, payload });
+  };
+  await copy(1, 1);
+  expect(receiver.readyCount).toBe(1);
+  const newer = copy(2, 2, true);
+  receiver.markDirty({ first: 0, bits: Uint8Array.of(1) }, 1);
+  expect(await newer).toEqual([0]);
+  expect(receiver.readyCount).toBe(0);
+  await copy(2, 2);
+  expect(receiver.readyCount).toBe(1);
+});
+
+// Found by simulation: its channel was lost meanwhile, and the same copy on the next one was taken for a repetition.
+test("ChunkReceiver takes a copy again that it could not store", async () => {
+  const hashKey = new Uint8Array(32).fill(7);
+  const region = new MemoryRegion({ bytes: 4096, chunkBytes: 4096, hashKey, present: "none" });
+  const hash = (data: Uint8Array): Uint8Array => loadNative().blake3(data, hashKey);
+  const receiver = new ChunkReceiver(region, new Manifest(1, hash));
+  const content = new Uint8Array(4096).fill(5);
+  region.memory.set(content);
+  const same = {
+    kind: "chunks",
+    epoch: 1,
+    indexes: Uint32Array.of(0),
+    offsets: Uint32Array.of(SAME_OFFSET),
+    hashes: hash(content),
+    payload: new Uint8Array(0),
+  } as const;
+  const read = region.read.bind(region);
+  region.read = () => Promise.reject(new Error("the disk does not answer"));
+  await expect(receiver.receive(same)).rejects.toThrow("does not answer");
+  region.read = read;
+  await receiver.receive(same);
+  expect(receiver.readyCount).toBe(1);
 });
