@@ -17,7 +17,7 @@ import { CELL_BYTES } from "./shadow.ts";
 
 const HASH_BYTES = 32;
 /** In every message of an error here: no other host may hear it. */
-export const SECRET_PATH = "/home/operator/secret-place";
+export const SECRET_PATH = "/srv/secret-place";
 
 export class DiskError extends Error {
   override readonly name = "NativeError";
