@@ -12,10 +12,12 @@ import { errorCode } from "./cli/failure.ts";
 import { leech, leechSpec } from "./cli/leech.ts";
 import { login, loginSpec } from "./cli/login.ts";
 import { Output } from "./cli/output.ts";
+import { recover, recoverSpec } from "./cli/recover.ts";
 import { hasExport, resume, resumeSpec } from "./cli/resume.ts";
 import { stateDirectory } from "./cli/resumption.ts";
 import { seed, seedSpec } from "./cli/seed.ts";
 import { sessions, sessionsSpec } from "./cli/sessions.ts";
+import { verify, verifySpec } from "./cli/verify.ts";
 import { peerEnvironment } from "./config.ts";
 import { MigrationError } from "./errors.ts";
 import { supervise } from "./supervisor/supervisor.ts";
@@ -30,6 +32,8 @@ const COMMANDS: Readonly<Record<string, Command>> = {
   seed: { spec: seedSpec, run: seed },
   leech: { spec: leechSpec, run: leech },
   resume: { spec: resumeSpec, run: resume },
+  recover: { spec: recoverSpec, run: recover },
+  verify: { spec: verifySpec, run: verify },
   sessions: { spec: sessionsSpec, run: sessions },
   login: { spec: loginSpec, run: login },
 };
@@ -44,6 +48,8 @@ Commands:
   seed       offers a region and prints a one-use ticket
   leech      takes a region over with a ticket
   resume     goes on with a session after a crash, on either side
+  recover    tells who owns a session's regions, and lets the operator decide
+  verify     compares two regions, or one with its session's manifest
   sessions   lists, shows, finalizes and cancels sessions
   login      makes a relay known to this user
 

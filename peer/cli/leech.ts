@@ -117,6 +117,8 @@ export async function leech(
       argv: withoutTicket(args),
       cwd: process.cwd(),
       createdAtMs: Date.now(),
+    }).catch((error: unknown) => {
+      throw withTicketCure(error);
     }));
   const unlock = await directory.lock(supervision.lockPid);
   try {
@@ -133,8 +135,7 @@ export async function leech(
           ticket,
           identity,
           rejoin: phase !== undefined,
-          dial: (signal) =>
-            dialLink(link, { ...relayOf(ticket), signal }),
+          dial: (signal) => dialLink(link, { ...relayOf(ticket), signal }),
           describe: () => place.describe(),
           onOwnership: (ownership) => leecher?.ownershipChanged(ownership),
           onCommand: (command) => {
@@ -147,6 +148,7 @@ export async function leech(
     }).catch((error: unknown) => {
       throw withTicketCure(error);
     });
+    supervision.session(directory.path);
     output.event({ event: "joined", session: directory.id, pid: process.pid });
     leecher = new Leecher({
       session: control,

@@ -74,9 +74,7 @@ async function list(args: Arguments, output: Output): Promise<ExitCodeValue> {
   return ExitCode.done;
 }
 
-async function describe(
-  directory: SessionDirectory,
-): Promise<
+async function describe(directory: SessionDirectory): Promise<
   | {
       readonly session: string;
       readonly role: string;

@@ -270,8 +270,7 @@ class SeedAttempt {
           ticket: this.#ticket,
           identity: this.#identity,
           rejoin: journal.record !== undefined,
-          dial: (signal) =>
-            dialLink(link, { ...relayOf(this.#ticket), signal }),
+          dial: (signal) => dialLink(link, { ...relayOf(this.#ticket), signal }),
           describe: () => ({
             regionName: local.name,
             regionBytes: store.bytes,

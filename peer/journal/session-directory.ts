@@ -13,7 +13,7 @@
 import { link, mkdir, open, readdir, readFile, rm, stat } from "node:fs/promises";
 import { join } from "node:path";
 import { toHex } from "../../relay/protocol/bytes.ts";
-import { messageOf } from "../../relay/protocol/errors.ts";
+import { messageOf, ProtocolError } from "../../relay/protocol/errors.ts";
 import { ROLES, type Role } from "../../relay/protocol/ids.ts";
 import { MigrationError } from "../errors.ts";
 import { readSealed, replaceFile, seal, syncDirectory, type EnvelopeKind } from "./envelope.ts";
@@ -34,7 +34,7 @@ export class SessionDirectory {
     this.sessionId = sessionId;
   }
 
-  /** Makes one. @throws MigrationError `JOURNAL_FAILED` */
+  /** Makes one. @throws MigrationError `JOURNAL_FAILED`, ProtocolError `TICKET_USED` if it is there */
   static async create(stateDirectory: string, setup: Setup): Promise<SessionDirectory> {
     const { role, sessionId } = setup.ticket;
     const directory = new SessionDirectory(
@@ -43,7 +43,20 @@ export class SessionDirectory {
       sessionId,
     );
     try {
-      await mkdir(directory.path, { recursive: true, mode: 0o700 });
+      await mkdir(stateDirectory, { recursive: true, mode: 0o700 });
+      await mkdir(directory.path, { mode: 0o700 });
+    } catch (cause) {
+      // Somebody used this ticket here, and may still be at it: what is kept for that one must not change.
+      if (cause instanceof Error && "code" in cause && cause.code === "EEXIST") {
+        throw new ProtocolError(
+          "TICKET_USED",
+          `this ticket was used on this host already (\`memferry resume ${directory.id}\` goes on with it)`,
+          { cause },
+        );
+      }
+      throw failed(directory.path, cause);
+    }
+    try {
       await directory.#write("setup", setupCodec.encode(setup));
       await syncDirectory(stateDirectory);
     } catch (cause) {
@@ -165,10 +178,7 @@ export class SessionDirectory {
         return record;
       },
       write: (next) => {
-        const written = turn.then(async () => {
-          await this.#write("journal", codec.encode(next)).catch((cause: unknown) => {
-            throw failed(this.path, cause);
-          });
+        const written = this.#writeAfter(turn, codec.encode(next)).then(() => {
           record = next;
         });
         turn = written.catch(() => undefined);
@@ -176,6 +186,15 @@ export class SessionDirectory {
       },
     };
     return journal;
+  }
+
+  async #writeAfter(turn: Promise<void>, body: unknown): Promise<void> {
+    await turn;
+    try {
+      await this.#write("journal", body);
+    } catch (cause) {
+      throw failed(this.path, cause);
+    }
   }
 
   async #write(kind: EnvelopeKind, body: unknown): Promise<void> {

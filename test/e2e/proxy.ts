@@ -33,6 +33,8 @@ export interface Proxy extends AsyncDisposable {
   readonly url: string;
   /** Connections so far. */
   connectionCount(): number;
+  /** From now on nothing passes and nobody is told, until it is called with `false`. */
+  blackhole(on: boolean): void;
 }
 
 const QUEUE_BYTES_MAX = 256 * 1024;
@@ -43,6 +45,7 @@ export async function startProxy(options: ProxyOptions): Promise<Proxy> {
   const sockets = new Set<Socket>();
   const buckets = [new Bucket(bytesPerS), new Bucket(bytesPerS)] as const;
   let connections = 0;
+  const hole = new Hole();
   const accept = (client: Socket): void => {
     const lateMs = options.lateMs?.(connections) ?? 0;
     connections++;
@@ -62,8 +65,9 @@ export async function startProxy(options: ProxyOptions): Promise<Proxy> {
       socket.on("error", () => undefined);
       socket.once("close", () => sockets.delete(socket));
     }
-    pass({ from: client, to: upstream, delayMs, bucket: buckets[0], onData });
-    pass({ from: upstream, to: client, delayMs: delayMs + lateMs, bucket: buckets[1], onData });
+    pass({ from: client, to: upstream, delayMs, bucket: buckets[0], hole, onData });
+    const back = { delayMs: delayMs + lateMs, bucket: buckets[1], hole, onData };
+    pass({ from: upstream, to: client, ...back });
   };
   const server: Server =
     openTlsOf === undefined
@@ -77,6 +81,7 @@ export async function startProxy(options: ProxyOptions): Promise<Proxy> {
   return {
     url: `https://127.0.0.1:${address.port}`,
     connectionCount: () => connections,
+    blackhole: (on) => hole.set(on),
     async [Symbol.asyncDispose]() {
       const closed = new Promise((resolve) => server.close(resolve));
       for (const socket of sockets) socket.destroy();
@@ -90,10 +95,11 @@ interface Pass {
   readonly to: Socket;
   readonly delayMs: number;
   readonly bucket: Bucket;
+  readonly hole: Hole;
   readonly onData: ((data: Buffer) => void) | undefined;
 }
 
-function pass({ from, to, delayMs, bucket, onData }: Pass): void {
+function pass({ from, to, delayMs, bucket, hole, onData }: Pass): void {
   const queue: { data: Buffer; dueAtMs: number }[] = [];
   let queuedBytes = 0;
   let ended = false;
@@ -103,6 +109,7 @@ function pass({ from, to, delayMs, bucket, onData }: Pass): void {
     pumping = true;
     for (let head = queue.shift(); head !== undefined; head = queue.shift()) {
       await bucket.take(head.data.length);
+      await hole.passed();
       const waitMs = head.dueAtMs - performance.now();
       if (waitMs > 0) await sleep(waitMs);
       queuedBytes -= head.data.length;
@@ -132,6 +139,25 @@ function pass({ from, to, delayMs, bucket, onData }: Pass): void {
   from.once("close", () => {
     if (!ended) to.destroy();
   });
+}
+
+/** Holds everything while it is there. */
+class Hole {
+  #filled: Promise<void> | undefined;
+  #fill: () => void = () => undefined;
+
+  set(on: boolean): void {
+    this.#fill();
+    this.#filled = undefined;
+    if (!on) return;
+    this.#filled = new Promise((resolve) => {
+      this.#fill = resolve;
+    });
+  }
+
+  async passed(): Promise<void> {
+    while (this.#filled !== undefined) await this.#filled;
+  }
 }
 
 /** Lets bytes through at a rate, whoever asks first. */

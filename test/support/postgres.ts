@@ -9,7 +9,7 @@
  */
 import { type ChildProcess, execFileSync, spawn } from "node:child_process";
 import { once } from "node:events";
-import { chownSync, existsSync, mkdtempSync, rmSync } from "node:fs";
+import { chownSync, existsSync, mkdtempSync, rmSync, readFileSync } from "node:fs";
 import { createServer } from "node:net";
 import { tmpdir } from "node:os";
 import path from "node:path";
@@ -27,6 +27,10 @@ export interface TestPostgres extends AsyncDisposable {
   readonly url: string;
   /** The server process. Kill it to see what the relay does then. */
   readonly pid: number;
+  /** Stops the server and starts it again on the same data, at the same address. */
+  restart(): Promise<void>;
+  /** Sends a signal to the server and all its backends, e.g. SIGSTOP to freeze it. */
+  signal(signal: NodeJS.Signals): void;
   /** A new, empty database, for a test that must not see another's rows. Returns its URL. */
   createDatabase(): Promise<string>;
   /** Stops the server and removes its folder. Harmless when repeated. */
@@ -56,6 +60,7 @@ export async function startPostgres(options: TestPostgresOptions = {}): Promise<
   const port = options.tcp ? await freePort() : 5432;
 
   let server: ChildProcess | undefined;
+  let start: () => Promise<void> = () => Promise.resolve();
   const atExit = (): void => {
     server?.kill("SIGQUIT");
     rmSync(folder, { recursive: true, force: true });
@@ -87,18 +92,21 @@ export async function startPostgres(options: TestPostgresOptions = {}): Promise<
       "log_destination=stderr",
       "logging_collector=off",
     ];
-    server = spawn(
-      path.join(bin, "postgres"),
-      ["-D", data, ...settings.flatMap((setting) => ["-c", setting])],
-      { cwd: folder, stdio: ["ignore", "ignore", "pipe"], ...identity },
-    );
-    await ready(server);
+    start = async () => {
+      server = spawn(
+        path.join(bin, "postgres"),
+        ["-D", data, ...settings.flatMap((setting) => ["-c", setting])],
+        { cwd: folder, stdio: ["ignore", "ignore", "pipe"], ...identity },
+      );
+      await ready(server);
+    };
+    await start();
   } catch (error) {
     await stop();
     throw error;
   }
 
-  const { pid } = server;
+  const pid = server?.pid;
   if (pid === undefined) throw new Error("postgres answered and yet has no pid");
   const urlOf = (database: string): string =>
     options.tcp
@@ -109,6 +117,17 @@ export async function startPostgres(options: TestPostgresOptions = {}): Promise<
   return {
     url: urlOf("postgres"),
     pid,
+    async restart() {
+      if (server !== undefined) await terminate(server);
+      await start();
+    },
+    signal(signal) {
+      const parent = server?.pid ?? pid;
+      const children = readFileSync(`/proc/${parent}/task/${parent}/children`, "utf8");
+      for (const each of [parent, ...children.split(" ").filter(Boolean).map(Number)]) {
+        process.kill(each, signal);
+      }
+    },
     async createDatabase() {
       const name = `test_${++databaseCount}`;
       const client = new pg.Client({ connectionString: urlOf("postgres") });

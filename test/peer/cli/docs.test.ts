@@ -4,14 +4,25 @@ import { describe, expect, test } from "vitest";
 import { COMMON_OPTIONS, commandHelp, type CommandSpec } from "../../../peer/cli/command-line.ts";
 import { leechSpec } from "../../../peer/cli/leech.ts";
 import { loginSpec } from "../../../peer/cli/login.ts";
+import { recoverSpec } from "../../../peer/cli/recover.ts";
+import { resumeSpec } from "../../../peer/cli/resume.ts";
 import { seedSpec } from "../../../peer/cli/seed.ts";
 import { sessionsSpec } from "../../../peer/cli/sessions.ts";
+import { verifySpec } from "../../../peer/cli/verify.ts";
 import { VERSION } from "../../../peer/version.ts";
 import { HELP as RELAY_HELP } from "../../../relay/config.ts";
 
 const root = join(import.meta.dirname, "../../..");
 const page = readFileSync(join(root, "docs/cli.md"), "utf8");
-const specs: readonly CommandSpec[] = [seedSpec, leechSpec, sessionsSpec, loginSpec];
+const specs: readonly CommandSpec[] = [
+  seedSpec,
+  leechSpec,
+  resumeSpec,
+  recoverSpec,
+  verifySpec,
+  sessionsSpec,
+  loginSpec,
+];
 
 /** The part of docs/cli.md on one command; empty if it has none. */
 function section(command: string): string {

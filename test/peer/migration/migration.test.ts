@@ -222,7 +222,9 @@ async function makeWorld(options: WorldOptions): Promise<World> {
 }
 
 async function keptBy(region: MemoryRegion): Promise<KeptChunks> {
-  const { hashes } = await region.hash(Uint32Array.from(new Array(region.chunkCount).keys()));
+  const { hashes } = await region.hash(
+    Uint32Array.from({ length: region.chunkCount }, (_, index) => index),
+  );
   return {
     present: region.presence,
     presentHashes: region.storedHashes.slice(),
