@@ -6,7 +6,8 @@
 import { ProtocolError } from "./errors.ts";
 
 const encoder = new TextEncoder();
-const decoder = new TextDecoder("utf-8", { fatal: true });
+// What was encoded is what is decoded: a byte order mark at the front is a character as any other.
+const decoder = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true });
 
 /** Appends fields to a growing buffer. */
 export class ByteWriter {

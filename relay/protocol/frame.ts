@@ -7,7 +7,12 @@
  * @module
  */
 import { ByteReader, ByteWriter, malformed } from "./bytes.ts";
-import { ProtocolErrorNumber, protocolErrorCode, type ProtocolErrorCode } from "./errors.ts";
+import {
+  ProtocolError,
+  ProtocolErrorNumber,
+  protocolErrorCode,
+  type ProtocolErrorCode,
+} from "./errors.ts";
 import {
   CHALLENGE_BYTES,
   PEER_KEY_BYTES,
@@ -28,6 +33,7 @@ import {
   REGION_BYTES_MAX,
   TEXT_BYTES_MAX,
 } from "./limits.ts";
+import { PROTOCOL_MAJOR } from "./version.ts";
 
 export const FRAME_HEADER_BYTES = 5;
 export const HASH_BYTES = 32;
@@ -284,7 +290,8 @@ const codecs: Codecs = {
     },
     decode: (reader) => ({
       kind: "hello",
-      major: reader.u16(),
+      // Before the other fields: those of another major version may be others.
+      major: supportedMajor(reader.u16()),
       minor: reader.u16(),
       features: reader.u32(),
       role: oneOf(ROLES, reader.u8(), "role"),
@@ -503,7 +510,7 @@ export function encodeFrame(frame: Frame): Uint8Array<ArrayBuffer> {
  * @param number The kind's number from the header.
  * @param payload What followed the header. The frame keeps views of it.
  * @returns `undefined` for a kind that this version does not know: it is to be ignored.
- * @throws ProtocolError `FRAME_MALFORMED`
+ * @throws ProtocolError `FRAME_MALFORMED`; `VERSION_UNSUPPORTED` for a `hello` of another major version
  */
 export function decodeFrame(number: number, payload: Uint8Array): Frame | undefined {
   const kind = kindByNumber.get(number);
@@ -524,6 +531,14 @@ export function proofMessage(challenge: Uint8Array, sessionId: Uint8Array, role:
   const writer = new ByteWriter();
   writer.text("memferry proof 1", TEXT_BYTES_MAX);
   return writer.bytes(challenge).bytes(sessionId).u8(ROLES.indexOf(role)).finish();
+}
+
+function supportedMajor(major: number): number {
+  if (major === PROTOCOL_MAJOR) return major;
+  throw new ProtocolError(
+    "VERSION_UNSUPPORTED",
+    `this relay speaks version ${PROTOCOL_MAJOR} of the relay protocol and the peer ${major}: install the same major version on both`,
+  );
 }
 
 function oneOf<T>(values: readonly T[], index: number, what: string): T {
