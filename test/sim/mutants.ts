@@ -212,11 +212,6 @@ export const MUTANTS: readonly Mutant[] = [
     "    const count = piece.length;\n    await to.write(piece);\n",
     "    const count = piece.length;\n    to.write(piece).catch(() => undefined);\n",
   ]),
-  mutant("a connection that was replaced takes the new one with it", [
-    "relay/switchboard/room.ts",
-    "    if (this.#members[member.role] !== member) return;\n",
-    "",
-  ]),
   mutant("a dead stream waits for its twin", [
     "relay/switchboard/room.ts",
     "if (this.#waiting.get(frame.streamIndex) !== entry) return;",
