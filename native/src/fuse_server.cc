@@ -127,17 +127,8 @@ bool FuseServer::serve() {
   const std::lock_guard stopLock(stopMutex_);
   if (stopped_ || std::exchange(serving_, true)) return true;
   bool resent = true;
-  if (!options_.channels.empty()) {
-    // Before any thread reads: what is read from now on is ours, and must not be sent twice.
-    fuse_out_header message{};
-    message.len = sizeof message;
-    message.error = kNotifyResend;
-    ssize_t written;
-    do {
-      written = ::write(mounter_.fd(), &message, sizeof message);
-    } while (written < 0 && errno == EINTR);
-    resent = written >= 0;
-  }
+  // Before any thread reads: what is read from now on is ours, and must not be sent twice.
+  if (!options_.channels.empty()) resent = fuseNotify(mounter_.fd(), kNotifyResend) == 0;
   const bool canAbort = mounter_.canAbort();
   if (!canAbort) stopEvent_ = ::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
   for (auto& channel : channels_) {
@@ -513,21 +504,13 @@ void FuseServer::runCall(Call* call, uint8_t* buffer) {
 }
 
 int FuseServer::notifyInvalidate(const FuseNode& target, const Range& range) {
-  struct {
-    fuse_out_header header;
-    fuse_notify_inval_inode_out body;
-  } message{};
-  message.header.len = sizeof message;
-  message.header.error = FUSE_NOTIFY_INVAL_INODE;
-  message.body.ino = target.id;
-  message.body.off = static_cast<int64_t>(range.offset);
-  message.body.len = static_cast<int64_t>(range.length);
-  ssize_t written;
-  do {
-    written = ::write(mounter_.fd(), &message, sizeof message);
-  } while (written < 0 && errno == EINTR);
+  fuse_notify_inval_inode_out body{};
+  body.ino = target.id;
+  body.off = static_cast<int64_t>(range.offset);
+  body.len = static_cast<int64_t>(range.length);
+  const int error = fuseNotify(mounter_.fd(), FUSE_NOTIFY_INVAL_INODE, &body, sizeof body);
   // ENOENT: the kernel does not have the file in memory, so nothing of it is cached.
-  return written >= 0 || errno == ENOENT ? 0 : errno;
+  return error == ENOENT ? 0 : error;
 }
 
 // --- the end ---

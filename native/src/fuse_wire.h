@@ -43,4 +43,17 @@ inline void fuseReply(int fd, uint64_t unique, int error, const void* body = nul
   } while (written < 0 && errno == EINTR);
 }
 
+// Tells the kernel something that it did not ask for, over any channel. 0 or an errno.
+inline int fuseNotify(int fd, int code, const void* body = nullptr, size_t length = 0) {
+  fuse_out_header header{};
+  header.len = static_cast<uint32_t>(sizeof header + length);
+  header.error = code;
+  const iovec parts[2] = {{&header, sizeof header}, {const_cast<void*>(body), length}};
+  ssize_t written;
+  do {
+    written = ::writev(fd, parts, length ? 2 : 1);
+  } while (written < 0 && errno == EINTR);
+  return written < 0 ? errno : 0;
+}
+
 }  // namespace memferry

@@ -24,7 +24,7 @@ import {
   DATA_MESSAGE_BYTES_MAX,
   HANDSHAKE_DEADLINE_MS,
 } from "./limits.ts";
-import type { MigrationOutcome } from "./events.ts";
+import type { MigrationOutcome, OnMigrationEvent } from "./events.ts";
 import { aborted } from "./latch.ts";
 import { decodeMessage, encodeMessage, type Message, type OfferMessage } from "./messages.ts";
 import { SealedStream } from "./sealed-stream.ts";
@@ -194,6 +194,17 @@ export async function receiveOffer(channel: Channel): Promise<OfferMessage> {
   if (offer.kind === "abort") throw gaveUp("source", offer.reason);
   if (offer.kind === "offer") return offer;
   throw new MigrationError("MESSAGE_UNEXPECTED", `${offer.kind} where an offer was due`);
+}
+
+/** Tells the program what is connected. */
+export function tellChannel(
+  channel: Channel,
+  { regions, chunkBytes }: Pick<OfferMessage, "regions" | "chunkBytes">,
+  onEvent: OnMigrationEvent | undefined,
+): void {
+  const bytes = regions.reduce((sum, region) => sum + region.bytes, 0);
+  const { linkKind: path, fingerprint } = channel;
+  onEvent?.({ event: "channel", path, fingerprint, regions, bytes, chunkBytes });
 }
 
 /** Says that the migration is over before its commit, if an error ended it. */

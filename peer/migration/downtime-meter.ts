@@ -7,6 +7,7 @@
  * @module
  */
 import type { Destination } from "./destination.ts";
+import type { OnMigrationEvent } from "./events.ts";
 import { sleep } from "../sleep.ts";
 
 /** How often the first served read is looked for. */
@@ -21,14 +22,18 @@ export class DowntimeMeter {
   readonly #receivedAtMs: number;
   #downtimeMs = 0;
   #known = false;
+  #told = false;
 
   /**
-   * @param suspendedForMs What the source had measured when it sent its last word.
-   * @param receivedAtMs `performance.now()` when that came.
+   * @param lastWord The source's: how long it had been suspended when it sent it, and when it came by our
+   *   `performance.now()`.
    */
-  constructor(suspendedForMs: number, rttMs: number, receivedAtMs: number) {
-    this.#beforeMs = suspendedForMs + rttMs / 2;
-    this.#receivedAtMs = receivedAtMs;
+  constructor(
+    lastWord: { readonly suspendedForMs: number; readonly receivedAtMs: number },
+    rttMs: number,
+  ) {
+    this.#beforeMs = lastWord.suspendedForMs + rttMs / 2;
+    this.#receivedAtMs = lastWord.receivedAtMs;
   }
 
   /** Until it is known, what it is at least. */
@@ -55,6 +60,13 @@ export class DowntimeMeter {
   async settle(over: AbortSignal): Promise<void> {
     const untilMs = performance.now() + FIRST_READ_GRACE_MS;
     while (!this.#known && performance.now() < untilMs) await sleep(POLL_MS, over);
+  }
+
+  /** Says it, once. */
+  tell(onEvent: OnMigrationEvent | undefined): void {
+    if (this.#told) return;
+    this.#told = true;
+    onEvent?.({ event: "resumed", downtimeMs: this.#downtimeMs });
   }
 
   #end(atMs: number): void {

@@ -22,6 +22,7 @@ import {
   openLeecherChannel,
   receiveOffer,
   sayAbort,
+  tellChannel,
   type Channel,
 } from "./channel.ts";
 import { ChunkIntake } from "./chunk-intake.ts";
@@ -32,7 +33,7 @@ import type { MigrationOutcome, MigrationProgress, MigrationTotals, Phase } from
 import { LeecherJournal } from "./leecher-journal.ts";
 import type { LeecherOptions } from "./leecher-options.ts";
 import { runHook } from "./hooks.ts";
-import { regionProgress } from "./region-progress.ts";
+import { progressOf, reportOf, totalsOf, type LeecherNumbers } from "./leecher-numbers.ts";
 import { backOff, Latch } from "./latch.ts";
 import {
   CHANNEL_FAILURES_MAX,
@@ -41,23 +42,22 @@ import {
   REVOKE_COURTESY_MS,
 } from "./limits.ts";
 import { Manifest, requireEqualRoots, withRoots } from "./manifest.ts";
-import {
-  isSameOffer,
-  type FinalizedMessage,
-  type Message,
-  type OfferMessage,
-  type RoundMessage,
-} from "./messages.ts";
+import type { FinalizedMessage, Message, OfferMessage, RoundMessage } from "./messages.ts";
+import { isSameOffer } from "./messages.ts";
 import { Rounds } from "./rounds.ts";
 import type { Ownership } from "./session-port.ts";
+import { StoreWatch } from "./store-watch.ts";
 
 const REPORT_INTERVAL_MS = 1_000;
+/** A full disk is looked at again after as long a pause as after this many lost channels. */
+const NO_ROOM_FAILURES = 5;
 /** After the commit, how much work a crash of this host may cost again. */
 const CHECKPOINT_INTERVAL_MS = 5_000;
 
 export class Leecher {
   readonly #options: LeecherOptions;
   readonly #journal: LeecherJournal;
+  readonly #watch: StoreWatch;
   readonly #over = new AbortController();
   readonly #rounds: Rounds;
   readonly #rtt = new RttMeter();
@@ -84,15 +84,14 @@ export class Leecher {
   #committed = false;
   #hookFailed = false;
   #downtime: DowntimeMeter | undefined;
-  #toldResumed = false;
   #startedAtMs = 0;
   #faults = 0;
-  #toldMismatches = 0;
   #outcome: MigrationOutcome | undefined;
 
   constructor(options: LeecherOptions) {
     this.#options = options;
     this.#journal = new LeecherJournal(options.journal, options.onEvent);
+    this.#watch = new StoreWatch(options.onEvent);
     this.#rounds = new Rounds({ ...options, onEvent: options.onEvent });
   }
 
@@ -111,23 +110,19 @@ export class Leecher {
   }
 
   progress(): MigrationProgress {
-    const region = this.#destination?.region;
-    const receiver = this.#receiver;
+    return progressOf(this.#numbers());
+  }
+
+  #numbers(): LeecherNumbers {
     return {
       phase: this.#phase,
-      round: this.#rounds.count,
-      bytesTotal: region?.bytes ?? 0,
-      bytesSent: receiver?.bytesReceived ?? 0,
-      bytesReady: receiver?.bytesReady ?? 0,
+      rounds: this.#rounds,
+      destination: this.#destination,
+      receiver: this.#receiver,
       bytesWire: this.#wireBytes + (this.#channel?.wireBytes() ?? 0),
-      bytesPerS: receiver?.bytesPerS ?? 0,
-      dirtyBytesPerS: this.#rounds.dirtyBytesPerS,
       rttMs: this.#rtt.rttMs,
-      regions: regionProgress(
-        region?.regions ?? [],
-        region?.chunkBytes ?? 0,
-        (slice) => receiver?.missingIn(slice) ?? slice.chunkCount,
-      ),
+      downtimeMs: this.#downtime?.downtimeMs ?? 0,
+      faults: this.#faults,
     };
   }
 
@@ -188,9 +183,7 @@ export class Leecher {
   }
 
   /** Stops although chunks are missing; what is stored stays. */
-  abandon(error: unknown): void {
-    this.#end({ error });
-  }
+  readonly abandon = (error: unknown): void => this.#end({ error });
 
   /** The relay said who owns the region. */
   ownershipChanged(ownership: Ownership): void {
@@ -231,7 +224,7 @@ export class Leecher {
         if (++failures >= CHANNEL_FAILURES_MAX && this.#destination === undefined) throw error;
         if (this.#committed) session.reportPhase("paused");
         this.#options.onEvent?.({ event: "phase", phase: "paused", detail: messageOf(error) });
-        await backOff(failures, this.#over.signal);
+        await backOff(this.#watch.lacksRoom ? NO_ROOM_FAILURES : failures, this.#over.signal);
       } finally {
         if (this.#channel !== undefined) this.#wireBytes += this.#channel.wireBytes();
         this.#channel = undefined;
@@ -249,11 +242,9 @@ export class Leecher {
       this.#committed = (await session.revoke(reason)).owner === "leecher";
       return;
     }
-    try {
-      await session.revoke(reason, AbortSignal.timeout(REVOKE_COURTESY_MS));
-    } catch {
-      // The source sees that this peer is gone, and its deadline asks the relay.
-    }
+    // Else the source sees that this peer is gone, and its deadline asks the relay.
+    const courtesy = AbortSignal.timeout(REVOKE_COURTESY_MS);
+    await session.revoke(reason, courtesy).catch(() => undefined);
   }
 
   async #serve(channel: Channel): Promise<void> {
@@ -261,15 +252,15 @@ export class Leecher {
     const signal = AbortSignal.any([scope.signal, channel.lost, this.#over.signal]);
     const tasks: Promise<void>[] = [];
     try {
-      const offer = await this.#begin(channel);
+      const offer = await receiveOffer(channel);
+      tellChannel(channel, offer, this.#options.onEvent);
       const receiver = await this.#prepare(offer);
       const intake = new ChunkIntake(channel, {
         receiver,
         rttMs: () => this.#rtt.rttMs,
         onStored: () => this.#stored(receiver),
         onStoreError: (error) => {
-          if (!signal.aborted)
-            this.#end({ error: withRoots(error, this.#manifest, this.#finalized?.root) });
+          if (!signal.aborted) this.#storeFailed(error);
         },
       });
       this.#intake = intake;
@@ -294,20 +285,6 @@ export class Leecher {
     }
   }
 
-  async #begin(channel: Channel): Promise<OfferMessage> {
-    const offer = await receiveOffer(channel);
-    const { regions, chunkBytes } = offer;
-    this.#options.onEvent?.({
-      event: "channel",
-      path: channel.linkKind,
-      fingerprint: channel.fingerprint,
-      regions,
-      bytes: regions.reduce((sum, region) => sum + region.bytes, 0),
-      chunkBytes,
-    });
-    return offer;
-  }
-
   async #prepare(offer: OfferMessage): Promise<ChunkReceiver> {
     const [known, receiver] = [this.#offer, this.#receiver];
     if (known === undefined || receiver === undefined) {
@@ -326,10 +303,8 @@ export class Leecher {
 
   async #makeRoom(offer: OfferMessage): Promise<ChunkReceiver> {
     const destination = await this.#options.prepare(offer);
-    const manifest = new Manifest(
-      destination.region.chunkCount,
-      this.#options.keyedHash(offer.hashKey),
-    );
+    const keyedHash = this.#options.keyedHash(offer.hashKey);
+    const manifest = new Manifest(destination.region.chunkCount, keyedHash);
     destination.onFault = (indexes) => {
       this.#faults += indexes.length;
       this.#intake?.fault(indexes);
@@ -526,45 +501,31 @@ export class Leecher {
     await Promise.all([receiver.switchOver(), this.#journal.recordLater("committed")]);
     destination.region.setGate("open");
     const openedAtMs = performance.now();
-    this.#channel?.control.send({ kind: "committed", epoch: finalized.epoch }).catch(() => {
-      // Lost: said again on the next channel, and the relay has told the source already.
-    });
+    const committed = { kind: "committed", epoch: finalized.epoch } as const;
+    // Lost: said again on the next channel, and the relay has told the source already.
+    this.#channel?.control.send(committed).catch(() => undefined);
     session.reportPhase("postcopy");
     this.#setPhase("postcopy");
     await this.#startWorkload();
-    const downtime = new DowntimeMeter(
-      finalized.suspendedForMs,
-      this.#rtt.rttMs,
-      finalized.receivedAtMs,
-    );
-    this.#downtime = downtime;
-    void downtime.measure(destination, openedAtMs, this.#over.signal).then(() => this.#resumed());
+    const downtime = (this.#downtime = new DowntimeMeter(finalized, this.#rtt.rttMs));
+    void downtime
+      .measure(destination, openedAtMs, this.#over.signal)
+      .then(() => downtime.tell(onEvent));
     receiver.settled.notify();
   }
 
+  #storeFailed(error: unknown): void {
+    if (this.#watch.mayPass(error, this.#committed)) return;
+    this.#end({ error: withRoots(error, this.#manifest, this.#finalized?.root) });
+  }
+
   #stored(receiver: ChunkReceiver): void {
-    if (receiver.mismatches > this.#toldMismatches) {
-      this.#toldMismatches = receiver.mismatches;
-      this.#options.onEvent?.({
-        event: "warning",
-        code: "CHUNK_REFETCHED",
-        message: `${receiver.mismatches} chunks came with other bytes than the source hashed; fetched again`,
-      });
-    }
-    this.#finalizeIfReady(receiver);
-  }
-
-  #finalizeIfReady(receiver: ChunkReceiver): void {
+    this.#watch.stored(receiver.mismatches);
     const { finalize } = this.#options;
-    const region = this.#destination?.region;
-    if (finalize.kind !== "ready" || region === undefined) return;
-    if (receiver.readyCount >= region.chunkCount * finalize.ratio) this.finalize();
-  }
-
-  #resumed(): void {
-    if (this.#toldResumed || this.#downtime === undefined) return;
-    this.#toldResumed = true;
-    this.#options.onEvent?.({ event: "resumed", downtimeMs: this.#downtime.downtimeMs });
+    const chunkCount = this.#destination?.region.chunkCount ?? 0;
+    if (finalize.kind === "ready" && receiver.readyCount >= chunkCount * finalize.ratio) {
+      this.finalize();
+    }
   }
 
   /** Once everything is here and durable, asks the source to compare roots and let go. */
@@ -601,17 +562,14 @@ export class Leecher {
     const totalMs = performance.now() - this.#startedAtMs;
     const root = await this.#verify();
     await this.#downtime?.settle(this.#over.signal);
-    this.#resumed();
-    const totals: MigrationTotals = {
-      downtimeMs: this.#downtime?.downtimeMs ?? 0,
+    this.#downtime?.tell(this.#options.onEvent);
+    const totals = totalsOf(this.#numbers(), {
       totalMs,
-      bytesTotal: region.bytes,
       bytesWire,
-      rounds: this.#rounds.count + ((this.#finalized?.dirtyChunks ?? 0) > 0 ? 1 : 0),
       path,
       rootHash: toHex(root),
-      refetchedChunks: this.#receiver.mismatches,
-    };
+      lastDirtyChunks: this.#finalized?.dirtyChunks ?? 0,
+    });
     await this.#journal.recordLater("done");
     this.#report();
     this.#options.session.reportPhase("done");
@@ -621,21 +579,8 @@ export class Leecher {
   }
 
   #report(): void {
-    const region = this.#destination?.region;
-    const receiver = this.#receiver;
-    if (region === undefined || receiver === undefined) return;
-    const { bytesWire, dirtyBytesPerS, rttMs } = this.progress();
-    this.#options.session.reportProgress({
-      ...receiver.counts(),
-      round: this.#rounds.count,
-      bytesTotal: region.bytes,
-      bytesWire,
-      dirtyBytesPerS,
-      rttMs,
-      expectedDowntimeMs: this.#rounds.expectedDowntimeMs,
-      downtimeMs: this.#downtime?.downtimeMs ?? 0,
-      faults: this.#faults,
-    });
+    const report = reportOf(this.#numbers());
+    if (report !== undefined) this.#options.session.reportProgress(report);
   }
 
   #end(outcome: MigrationOutcome): void {

@@ -277,10 +277,10 @@ const codecs: Codecs = {
   },
   knows: {
     number: 22,
-    encode: (m, w) => w.u32(m.first).bytes(m.hashes),
+    encode: (m, w) => w.u32(m.first).blob(m.hashes),
     decode: (r) => {
       const first = r.u32();
-      const hashes = r.rest();
+      const hashes = r.blob(KNOWS_CHUNKS_MAX * HASH_BYTES);
       const count = within(hashes.length / HASH_BYTES, 1, KNOWS_CHUNKS_MAX, "hash count");
       if (!Number.isInteger(count)) throw malformed("a hash is cut short");
       return { kind: "knows", first, hashes };

@@ -18,7 +18,7 @@ import { toHex } from "../../relay/protocol/bytes.ts";
 import { messageOf } from "../../relay/protocol/errors.ts";
 import { gaveUp, isTransient, MigrationError, publicReason } from "../errors.ts";
 import { ChunkSet } from "./bitmap.ts";
-import { openSeederChannel, sayFarewell, type Channel } from "./channel.ts";
+import { openSeederChannel, sayFarewell, tellChannel, type Channel } from "./channel.ts";
 import { ChunkSender } from "./chunk-sender.ts";
 import type { LinkKind } from "../../relay/protocol/stream.ts";
 import type { MigrationOutcome, MigrationProgress, MigrationTotals, Phase } from "./events.ts";
@@ -247,19 +247,12 @@ export class Seeder {
   /** Serves one channel; returns when the migration is over, throws when the channel is. */
   async #serve(channel: Channel): Promise<void> {
     const { region, onEvent } = this.#options;
-    const { bytes, chunkBytes } = region;
+    const { chunkBytes } = region;
     const regions = region.regions.map((slice) => ({ name: slice.name, bytes: slice.bytes }));
     const known = new KnownChunks(region.chunkCount);
     const scope = new AbortController();
     const signal = AbortSignal.any([scope.signal, channel.lost, this.#over.signal]);
-    onEvent?.({
-      event: "channel",
-      path: channel.linkKind,
-      fingerprint: channel.fingerprint,
-      regions,
-      bytes,
-      chunkBytes,
-    });
+    tellChannel(channel, { regions, chunkBytes }, onEvent);
     const sender = new ChunkSender(channel, {
       region,
       manifest: this.#manifest,

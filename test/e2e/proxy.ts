@@ -35,6 +35,8 @@ export interface Proxy extends AsyncDisposable {
   connectionCount(): number;
   /** From now on nothing passes and nobody is told, until it is called with `false`. */
   blackhole(on: boolean): void;
+  /** Drops every connection; new ones are let in. */
+  cut(): void;
 }
 
 const QUEUE_BYTES_MAX = 256 * 1024;
@@ -82,6 +84,9 @@ export async function startProxy(options: ProxyOptions): Promise<Proxy> {
     url: `https://127.0.0.1:${address.port}`,
     connectionCount: () => connections,
     blackhole: (on) => hole.set(on),
+    cut: () => {
+      for (const socket of sockets) socket.destroy();
+    },
     async [Symbol.asyncDispose]() {
       const closed = new Promise((resolve) => server.close(resolve));
       for (const socket of sockets) socket.destroy();

@@ -152,7 +152,7 @@ faults.push(
   {
     name: "disk full at the leecher",
     phase: "pre-copy, middle",
-    scene: { mode: "hybrid", destinationBytes: 5 * MIB },
+    scene: { mode: "hybrid", destinationBytes: 5 * MIB, leechArgs: ["--mode", "precopy"] },
     owner: "source",
     run: async (scene) => {
       await scene.leecher.waitForExit(60_000);
@@ -186,8 +186,9 @@ if (typeof postgres !== "string") {
   }
 }
 
-process.exitCode = await main();
-if (typeof postgres !== "string") await postgres[Symbol.asyncDispose]();
+const status = await main();
+if (typeof postgres !== "string") await postgres.stop();
+process.exit(status);
 
 async function main(): Promise<number> {
   const unmet = [requireFuse(), requireRoot()].filter(({ available }) => !available);
@@ -235,12 +236,19 @@ async function attempt(fault: Fault): Promise<Row> {
   } catch (error) {
     return {
       fault,
-      problem: error instanceof Error ? (error.stack ?? error.message) : String(error),
+      problem: toldOf(error),
       ...(verdict === undefined ? {} : { verdict }),
     };
   }
   const problem = complaint(fault, verdict);
   return { fault, verdict, recoveryMs, ...(problem === "" ? {} : { problem }) };
+}
+
+/** What went wrong first, and what went wrong because of it. */
+function toldOf(error: unknown): string {
+  if (error instanceof SuppressedError)
+    return `${toldOf(error.suppressed)}; then ${toldOf(error.error)}`;
+  return error instanceof Error ? error.message : String(error);
 }
 
 function complaint(fault: Fault, verdict: Verdict): string {
