@@ -356,7 +356,9 @@ export class ChunkReceiver {
         again.push(index);
         continue;
       }
-      if (outcomes[i] === StoreOutcome.skipped) continue;
+      // Present already: of a call that failed later on, so nobody has counted it. Nothing has changed at the source
+      // since, so its hash is this one.
+      if (outcomes[i] === StoreOutcome.skipped && !this.#ifAbsent) continue;
       // A newer copy was handed in meanwhile: it decides.
       if (this.#submitted[index] !== tag) continue;
       this.#manifest.set(index, tag, hashAt(hashes, i));
