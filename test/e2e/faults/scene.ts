@@ -4,6 +4,7 @@
  * @module
  */
 import { execFileSync } from "node:child_process";
+import { truncateSync } from "node:fs";
 import { setTimeout as sleep } from "node:timers/promises";
 import { fileURLToPath } from "node:url";
 
@@ -269,7 +270,7 @@ function makeDatabase(file: string): void {
     });
   }
   ledger.close();
-  execFileSync("truncate", ["-s", String(REGION_BYTES), file]);
+  truncateSync(file, REGION_BYTES);
 }
 
 function tell(side: Side, word: string): void {
