@@ -31,7 +31,7 @@ export default defineConfig({
           name: "unit",
           include: [
             "test/*.test.ts",
-            "test/{relay,peer,native,web,compliance,sim,support}/**/*.test.ts",
+            "test/{relay,peer,native,web,compliance,sim,fuzz,support}/**/*.test.ts",
           ],
           testTimeout: 20_000,
           hookTimeout: 60_000,

@@ -1,0 +1,16 @@
+/**
+ * @module
+ */
+import { framingTarget, handshakeTarget, journalTarget, sealedTarget } from "./stream-targets.ts";
+import { certificatesTarget, frameTarget, messageTarget, ticketTarget } from "./targets.ts";
+
+export const TARGETS = [
+  frameTarget,
+  messageTarget,
+  framingTarget,
+  ticketTarget,
+  certificatesTarget,
+  journalTarget,
+  sealedTarget,
+  handshakeTarget,
+] as const;
