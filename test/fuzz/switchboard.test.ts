@@ -21,6 +21,8 @@ const SEED = Number(process.env["MEMFERRY_FUZZ_SEED"] ?? 1);
 const ROUNDS = 300;
 const AT_ONCE = 30;
 const recorded = recordFrames().map(({ bytes }) => bytes);
+/** What a peer that joined may say. */
+const fitting = recorded.filter(([, , , , kind = 0]) => kind > 0x03 && kind < 0x40);
 
 /** Reads to the end, however it comes. @returns The code of the last word. */
 async function endOf(stream: ByteStream): Promise<string> {
@@ -75,7 +77,9 @@ test("Switchboard ends every stream that damaged frames come on, and a pair besi
         peerKey: PeerIdentity.generate().publicKey,
         token: other.tokens[role],
       });
-      const frames = Array.from({ length: 1 + random.below(6) }, () => random.of(recorded));
+      const frames = Array.from({ length: 1 + random.below(8) }, () =>
+        random.of(random.below(15) === 0 ? recorded : fitting),
+      );
       const damaged = mutate(joined(...frames), random, random.of(recorded));
       const said = random.below(4) > 0 ? joined(hello, damaged) : damaged;
       const ending = endOf(stream);
