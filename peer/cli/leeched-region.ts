@@ -5,7 +5,6 @@
  */
 import { mkdir, rm, stat } from "node:fs/promises";
 import { hostname } from "node:os";
-import { dirname } from "node:path";
 import { loadNative, NativeError, type NativeRegion } from "../../native/index.ts";
 import { HASH_BYTES } from "../../relay/protocol/frame.ts";
 import { MigrationError } from "../errors.ts";
@@ -94,6 +93,8 @@ export class LeechedRegions {
 
   async prepare(offer: OfferMessage): Promise<Destination> {
     const { args, supervision, directory, output, phase } = this.#options;
+    const folder = args.text("directory");
+    if (folder !== undefined) await mkdir(folder, { recursive: true });
     const names = offer.regions.map(({ name }) => name);
     for (const name of names) this.#requireFileName(name);
     this.#files = receivedFiles(args, names);
@@ -198,7 +199,6 @@ export class LeechedRegions {
     const path = directory.statePath(of.name);
     const owned = phase !== undefined && OWNED_PHASES.has(phase);
     const reserve = !args.flag("sparse");
-    if (inherited === undefined) await mkdir(dirname(file), { recursive: true });
     try {
       return loadNative().openRegion({
         store:

@@ -416,7 +416,7 @@ describe.concurrent("a source that fails is told in one line:", () => {
       const config = path.join(home, "memferry", "config.json");
       await copyFile(stage.file("config/memferry/config.json"), config);
       for (const one of [home, path.dirname(config), config]) await chown(one, 65_534, 65_534);
-      const environment = { XDG_CONFIG_HOME: home };
+      const environment = { XDG_CONFIG_HOME: home, XDG_STATE_HOME: home };
       const result = await stage.run(["seed", "--file", file], { environment, asNobody: true });
       expectOneLine(result, 2, /permission denied/);
     } finally {
