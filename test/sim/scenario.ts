@@ -73,7 +73,7 @@ export function drawScenario(seed: number, random: Random): Scenario {
     hookMeanMs: random.pick([1, 30, 400]),
     hookFails: random.chance(0.1) ? 0.5 : 0,
     ghostRatio: random.pick([0, 0.5, 1]),
-    damageRatio: random.chance(0.2) ? 0.05 : 0,
+    damageRatio: random.chance(0.4) ? random.pick([0.05, 0.3]) : 0,
     faults: [
       ...Array.from({ length: faultCount }, () => drawFault(random)),
       ...(random.chance(0.3) ? drawDoubt(random) : []),
