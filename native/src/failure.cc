@@ -16,7 +16,8 @@ struct Name {
 // strerrorname_np() would do, but it needs glibc 2.32 and does not exist on musl.
 constexpr Name kNames[] = {
 #define MEMFERRY_ERRNO(name) {name, #name}
-    MEMFERRY_ERRNO(EPERM),      MEMFERRY_ERRNO(ENOENT),      MEMFERRY_ERRNO(EINTR),
+    MEMFERRY_ERRNO(EPERM),      MEMFERRY_ERRNO(ENOENT),      MEMFERRY_ERRNO(ESRCH),
+    MEMFERRY_ERRNO(EINTR),
     MEMFERRY_ERRNO(EIO),        MEMFERRY_ERRNO(ENXIO),       MEMFERRY_ERRNO(E2BIG),
     MEMFERRY_ERRNO(EBADF),      MEMFERRY_ERRNO(EAGAIN),      MEMFERRY_ERRNO(ENOMEM),
     MEMFERRY_ERRNO(EACCES),     MEMFERRY_ERRNO(EFAULT),      MEMFERRY_ERRNO(EBUSY),

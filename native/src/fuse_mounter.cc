@@ -138,6 +138,23 @@ int receiveDescriptor(int socket) {
   return fd;
 }
 
+bool isChannel(int fd) {
+  struct stat given, device;
+  return ::fstat(fd, &given) == 0 && S_ISCHR(given.st_mode) && ::stat(kDevice, &device) == 0 &&
+         given.st_rdev == device.st_rdev;
+}
+
+// The number of the connection that a channel is of; empty where the kernel does not tell.
+std::string connectionOf(int fd) {
+  std::ifstream info("/proc/self/fdinfo/" + std::to_string(fd));
+  std::string field, value;
+  for (std::string line; std::getline(info, line);) {
+    std::istringstream(line) >> field >> value;
+    if (field == "fuse_connection:") return value;
+  }
+  return {};
+}
+
 bool writeFile(const std::string& path, const std::string& text) {
   const int fd = ::open(path.c_str(), O_WRONLY | O_CLOEXEC);
   if (fd < 0) return false;
@@ -185,9 +202,14 @@ Failure FuseMounter::adopt(const std::string& directory, int fd) {
   fd_ = fd;
   // As it is: a look at the mount point would ask a server, and there is none.
   directory_ = directory;
+  if (!isChannel(fd)) return Failure::named("EINVAL", "what was handed over is no channel of a FUSE connection");
   const auto entry = mountAt(directory_);
   if (!entry || entry->type != kType) {
     return Failure::named("ENOTCONN", "'" + directory_ + "' is not mounted any more", directory_);
+  }
+  const std::string connection = connectionOf(fd);
+  if (!connection.empty() && "0:" + connection != entry->device) {
+    return Failure::named("ENOTCONN", "another mount is at '" + directory_ + "' by now", directory_);
   }
   withHelper_ = !hasSysAdmin();
   device_ = entry->device;

@@ -107,8 +107,11 @@ Failure FuseServer::adopt() {
   Failure failure;
   for (const int given : options_.channels) {
     const int copy = ::fcntl(given, F_DUPFD_CLOEXEC, 3);
-    if (copy < 0) failure = Failure::system(errno, "fcntl");
-    else copies.push_back(copy);
+    if (copy >= 0) {
+      copies.push_back(copy);
+    } else {
+      failure = Failure::system(errno, "fcntl");
+    }
   }
   if (!failure) failure = mounter_.adopt(options_.directory, copies.front());
   if (failure) {
@@ -132,7 +135,9 @@ bool FuseServer::serve() {
   const bool canAbort = mounter_.canAbort();
   if (!canAbort) stopEvent_ = ::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
   for (auto& channel : channels_) {
-    if (!canAbort) ::fcntl(channel->fd, F_SETFL, ::fcntl(channel->fd, F_GETFL) | O_NONBLOCK);
+    // Also back: the mode goes with the descriptor, and the server before this one may have had other rights.
+    const int flags = ::fcntl(channel->fd, F_GETFL);
+    ::fcntl(channel->fd, F_SETFL, canAbort ? flags & ~O_NONBLOCK : flags | O_NONBLOCK);
   }
   for (auto& channel : channels_) workers_.emplace_back([this, &channel = *channel] { work(channel); });
   for (unsigned i = 0; i < options_.threads; i++) resumers_.emplace_back([this] { resume(); });
@@ -538,6 +543,9 @@ void FuseServer::stop(std::chrono::milliseconds patience) {
   room_.notify_all();
   for (const auto& call : cancelled) fuseReply(call->data.fd, call->data.unique, ENOTCONN);
 
+  // Taken over and never served: nobody answers what is waited for below.
+  if (!serving_) mounter_.abort();
+
   // A store that has stopped answering must not hold us: past its patience the connection is cut, and
   // then every system call below returns.
   std::mutex watchMutex;
@@ -551,7 +559,7 @@ void FuseServer::stop(std::chrono::milliseconds patience) {
 
   // Dirty pages of mappings that are still there: a lazy unmount would leave them for later, and later
   // there is nobody to take them.
-  const int root = ::open(directory().c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+  const int root = serving_ ? ::open(directory().c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC) : -1;
   if (root >= 0) {
     ::syncfs(root);  // best effort: the gate may refuse
     ::close(root);

@@ -70,7 +70,6 @@ std::shared_ptr<RegionState> RegionState::open(const Options& options, uint64_t 
   state->slotBytes_ = pages(kSlotHeadBytes + bitmapBytes);
   state->hashOffset_ = state->slotOffset_ + 2 * state->slotBytes_;
   state->mapBytes_ = state->hashOffset_ + pages(size_t{chunkCount} * kHashBytes);
-  state->declared_.assign(state->words_, 0);
   const Layout layout{bytes, chunkBytes, chunkCount};
   failure = options.resume ? state->resume(layout) : state->create(layout);
   return failure ? nullptr : state;
@@ -82,8 +81,21 @@ RegionState::~RegionState() {
 }
 
 Failure RegionState::create(const Layout& layout) {
-  fd_ = ::open(path_.c_str(), O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0600);
-  if (fd_ < 0) return Failure::system(errno, "open", path_);
+  // Beside it at first: half a file is never found, and who still maps an older one keeps that.
+  const std::string made = path_ + ".new";
+  fd_ = ::open(made.c_str(), O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0600);
+  if (fd_ < 0) return Failure::system(errno, "open", made);
+  Failure failure = fill(layout);
+  if (!failure && ::rename(made.c_str(), path_.c_str()) != 0) failure = Failure::system(errno, "rename", path_);
+  if (failure) {
+    ::unlink(made.c_str());  // best effort: the failure itself is what counts
+    return failure;
+  }
+  const int error = syncDirectoryOf(path_);
+  return error ? Failure::system(error, "fsync", path_) : Failure{};
+}
+
+Failure RegionState::fill(const Layout& layout) {
   // Every block now: a hole that finds no room when the mapping is written to would kill the process.
   if (const int error = ::posix_fallocate(fd_, 0, static_cast<off_t>(mapBytes_))) {
     return Failure::system(error, "fallocate", path_);
@@ -121,23 +133,22 @@ Failure RegionState::resume(const Layout& layout) {
       header.chunkCount != layout.chunkCount) {
     return damaged("is of another region");
   }
-  int newest = -1;
+  std::vector<uint64_t> declared(words_);
   for (const int which : {0, 1}) {
     if (!slotIsValid(which)) continue;
     SlotHead head;
     std::memcpy(&head, slot(which), sizeof head);
     if (head.sequence <= sequence_) continue;
     sequence_ = head.sequence;
-    newest = which;
+    std::memcpy(declared.data(), slot(which) + kSlotHeadBytes, words_ * 8);
   }
-  if (newest >= 0) std::memcpy(declared_.data(), slot(newest) + kSlotHeadBytes, words_ * 8);
   const std::string boot = bootId();
   if (boot.size() == kBootIdBytes && std::memcmp(header.bootId, boot.data(), kBootIdBytes) == 0) {
     restored_ = Restored::exact;
     return {};
   }
   // The bitmap first: with the old boot id in the header a crash in between brings us here again.
-  for (size_t i = 0; i < words_; i++) live(i).store(declared_[i]);
+  for (size_t i = 0; i < words_; i++) live(i).store(declared[i]);
   if (flush(map_ + liveOffset_, words_ * 8) != 0) return Failure::system(errno, "msync", path_);
   std::memset(header.bootId, 0, kBootIdBytes);
   std::memcpy(header.bootId, boot.data(), boot.size());
@@ -183,12 +194,14 @@ int RegionState::flush(const uint8_t* from, size_t length) const {
 }
 
 int RegionState::checkpoint(Store& store) {
+  if (changes_.load() == declaredChanges_.load()) return store.sync();
   const std::lock_guard lock(checkpointMutex_);
   // Copied before the bytes are made durable: a chunk that comes in meanwhile is not declared by this one.
+  const uint64_t changes = changes_.load();
   std::vector<uint64_t> present(words_);
   for (size_t i = 0; i < words_; i++) present[i] = live(i).load();
   if (const int error = store.sync()) return error;
-  if (present == declared_) return 0;
+  if (changes == declaredChanges_.load()) return 0;  // by who had the lock before us
   if (flush(map_ + hashOffset_, size_t{chunkCount_} * kHashBytes) != 0) return errno;
   // The slot that does not hold the newest one.
   uint8_t* const into = slot(static_cast<int>((sequence_ + 1) % 2));
@@ -201,7 +214,7 @@ int RegionState::checkpoint(Store& store) {
   std::memcpy(into, &head, sizeof head);
   if (flush(into, slotBytes_) != 0) return errno;
   sequence_++;
-  declared_ = std::move(present);
+  declaredChanges_.store(changes);
   return 0;
 }
 

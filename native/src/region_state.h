@@ -6,6 +6,10 @@
 // the bytes and hashes of all its chunks were made durable. Two slots alternate, each with a sequence number
 // and a BLAKE3 over both; a torn one is not valid and the other is older, never wrong.
 //
+// Order of a checkpoint: copy the bitmap, make the region's bytes durable, then the hashes, then the slot. A chunk
+// that comes in after the copy waits for the next one. The kernel may write the mapping's pages whenever it
+// likes; a slot that gets out early is whole, and then all it declares is durable already, or it is not valid.
+//
 // A chunk's bit is set in the live bitmap after its bytes and hash are written and before anybody is served
 // from it. So a bit that is lost costs a chunk that is fetched again, and a bit that is there is never a lie.
 //
@@ -48,12 +52,17 @@ class RegionState {
   Restored restored() const { return restored_; }
   // For chunks whose bytes are written; any thread.
   void setHash(uint32_t chunk, const uint8_t* hash);
-  void set(uint32_t chunk) { live(chunk / 64).fetch_or(1ull << (chunk % 64)); }
-  void setWord(size_t word, uint64_t bits) { live(word).fetch_or(bits); }
+  void set(uint32_t chunk) { setWord(chunk / 64, 1ull << (chunk % 64)); }
+  void setWord(size_t word, uint64_t bits) {
+    live(word).fetch_or(bits);
+    // After the bit: whoever finds the number unchanged misses none of the bits that it has to declare.
+    changes_.fetch_add(1);
+  }
   uint64_t word(size_t word) const;
   void copyHashes(uint8_t* out) const;
 
-  // Makes `store` durable, then declares what was present before that. 0 or an errno. Any thread; one at a time.
+  // Makes `store` durable, then declares what was present before that. 0 or an errno. Any thread. Costs what
+  // making the store durable costs where nothing came in since the last one.
   int checkpoint(Store& store);
 
  private:
@@ -61,6 +70,7 @@ class RegionState {
 
   RegionState() = default;
   Failure create(const Layout& layout);
+  Failure fill(const Layout& layout);
   Failure resume(const Layout& layout);
   std::atomic<uint64_t>& live(size_t word) const;
   uint8_t* slot(int which) const;
@@ -75,9 +85,12 @@ class RegionState {
   size_t words_ = 0;
   uint32_t chunkCount_ = 0;
   Restored restored_ = Restored::none;
+  std::atomic<uint64_t> changes_{1};
+  // Those that the newest slot declares. None, for what a predecessor wrote: it may have been killed before its
+  // slot was on the disk, so the first checkpoint writes one of its own.
+  std::atomic<uint64_t> declaredChanges_{0};
   std::mutex checkpointMutex_;
-  // What the newest slot holds, and its number.
-  std::vector<uint64_t> declared_;
+  // Of the newest slot.
   uint64_t sequence_ = 0;
 };
 

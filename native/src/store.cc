@@ -63,6 +63,11 @@ Failure Store::openDescriptor() {
   if (!S_ISREG(info.st_mode) || static_cast<uint64_t>(info.st_size) != bytes_) {
     return Failure::named("ESIZE", "the descriptor that was handed over is of another region");
   }
+  // What it was opened with is not told; what it is shows: ours in memory is sealed, and blocks that are all there
+  // are not to be given back by a hole.
+  const int seals = ::fcntl(fd_, F_GET_SEALS);
+  options_.memory = seals >= 0 && (seals & F_SEAL_SHRINK);
+  options_.reserve = !options_.memory && static_cast<uint64_t>(info.st_blocks) * 512 >= bytes_;
   options_.readOnly = (::fcntl(fd_, F_GETFL) & O_ACCMODE) == O_RDONLY;
   return {};
 }
@@ -117,10 +122,11 @@ Failure Store::prepareFile() {
     const int result = retryOnEintr([&] { return ::fallocate(fd_, 0, 0, static_cast<off_t>(bytes_)); });
     if (result != 0 && !unsupported(errno)) return Failure::system(errno, "fallocate", path);
   }
-  if (fresh_ && ::ftruncate(fd_, static_cast<off_t>(bytes_)) != 0) {
-    return Failure::system(errno, "ftruncate", path);
-  }
-  return {};
+  if (!fresh_) return {};
+  if (::ftruncate(fd_, static_cast<off_t>(bytes_)) != 0) return Failure::system(errno, "ftruncate", path);
+  // What a sync() makes durable must be found by its name.
+  const int error = syncDirectoryOf(path);
+  return error ? Failure::system(error, "fsync", path) : Failure{};
 }
 
 int Store::read(uint8_t* into, size_t length, uint64_t offset) const {
@@ -181,7 +187,19 @@ int Store::writeZeros(uint64_t offset, uint64_t length) {
 }
 
 int Store::sync() {
-  return retryOnEintr([&] { return ::fdatasync(fd_); }) == 0 ? 0 : errno;
+  if (retryOnEintr([&] { return ::fdatasync(fd_); }) != 0) syncError_.store(errno);
+  return syncError_.load();
+}
+
+int syncDirectoryOf(const std::string& path) {
+  const size_t slash = path.rfind('/');
+  const std::string directory = slash == std::string::npos ? "." : path.substr(0, slash + 1);
+  const int fd = ::open(directory.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+  if (fd < 0) return errno;
+  const int error = ::fsync(fd) == 0 ? 0 : errno;
+  ::close(fd);
+  // Some file systems cannot, and have no need to.
+  return unsupported(error) ? 0 : error;
 }
 
 bool Store::shrunk() const {

@@ -7,6 +7,7 @@
 // shared_ptr can never touch a number that the kernel has given to somebody else.
 #pragma once
 
+#include <atomic>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -39,6 +40,7 @@ class Store {
   int write(const uint8_t* from, size_t length, uint64_t offset);
   // Makes the range read as zeros: a hole, or zeroed blocks where blocks were reserved.
   int zero(uint64_t offset, uint64_t length);
+  // Once it has failed it fails for good: the kernel says so once, then takes for clean what it never wrote.
   int sync();
 
   bool readOnly() const { return options_.readOnly; }
@@ -61,6 +63,10 @@ class Store {
   uint64_t bytes_;
   int fd_ = -1;
   bool fresh_ = false;
+  std::atomic<int> syncError_{0};
 };
+
+// Makes a name durable that was made or changed in a directory. 0 or an errno.
+int syncDirectoryOf(const std::string& path);
 
 }  // namespace memferry

@@ -1,25 +1,40 @@
 /** A killed server's mount, region and presence go on in another process; who waits notices only time. */
-import { spawn, spawnSync, type ChildProcess } from "node:child_process";
+import { spawn, spawnSync } from "node:child_process";
 import { once } from "node:events";
-import { mkdtempSync, readFileSync, rmSync, writeFileSync, existsSync } from "node:fs";
+import {
+  closeSync,
+  existsSync,
+  ftruncateSync,
+  mkdirSync,
+  mkdtempSync,
+  openSync,
+  readFileSync,
+  rmSync,
+  writeFileSync,
+} from "node:fs";
 import { tmpdir } from "node:os";
 import path from "node:path";
-import { createInterface } from "node:readline";
 
 import { expect, onTestFinished, test } from "vitest";
 
-import { CHUNK, KEY, native, requireMount, requireNative } from "./support/exports.ts";
-import { skipUnless } from "../support/requires.ts";
+import {
+  CHUNK,
+  Client,
+  KEY,
+  mountedAt,
+  native,
+  requireMount,
+  requireNative,
+  run,
+  start,
+  until,
+} from "./support/exports.ts";
+import type { Plan, Serving } from "./support/takeover.ts";
+import { findProgram } from "../support/programs.mjs";
+import { requireRoot, skipUnless } from "../support/requires.ts";
 
 const PROGRAM = path.join(import.meta.dirname, "support/takeover.ts");
-
-interface Serving {
-  readonly restored: string;
-  readonly present: number;
-  readonly resent: boolean;
-  readonly store: number;
-  readonly channels: readonly number[];
-}
+const SUM_OF_CHUNK_PAGE = 7 * 4096;
 
 interface Place {
   readonly directory: string;
@@ -42,84 +57,277 @@ function makePlace(): Place {
   return place;
 }
 
-async function serve(
-  place: Place,
-  mode: "create" | "resume",
-  descriptors: readonly number[],
-): Promise<{ readonly child: ChildProcess; readonly serving: Serving }> {
-  const numbers = descriptors.map((_, at) => String(3 + at));
-  const child = spawn(
-    process.execPath,
-    [PROGRAM, place.directory, place.file, place.state, mode, ...numbers],
-    { stdio: ["ignore", "pipe", "inherit", ...descriptors] },
-  );
-  onTestFinished(() => void child.kill("SIGKILL"));
-  if (child.stdout === null) throw new Error("no standard output");
-  const [line] = (await once(createInterface(child.stdout), "line")) as [string];
-  return { child, serving: JSON.parse(line) as Serving };
+/** What the supervisor of these tests holds of a server. */
+interface Held {
+  readonly store: number;
+  readonly channels: readonly number[];
 }
 
-/** Another process reads a byte through a mapping, or by pread; resolves with what it printed. */
-function read(place: Place, how: "mmap" | "pread", offset: number): Promise<string> {
-  const script =
-    how === "mmap"
-      ? "import mmap,sys; f=open(sys.argv[1],'rb'); m=mmap.mmap(f.fileno(),0,prot=mmap.PROT_READ); print(m[int(sys.argv[2])])"
-      : "import os,sys; f=os.open(sys.argv[1],os.O_RDONLY); print(os.pread(f,1,int(sys.argv[2]))[0])";
-  const child = spawn("python3", ["-c", script, `${place.directory}/region`, String(offset)], {
-    stdio: ["ignore", "pipe", "inherit"],
+interface Server {
+  readonly program: Client;
+  readonly pid: number;
+  readonly serving: Serving;
+}
+
+function launch(place: Place, options: Partial<Plan>, held?: Held): Client {
+  const inherited = held === undefined ? [] : [held.store, ...held.channels];
+  const plan: Plan = {
+    ...place,
+    mode: held === undefined ? "create" : "resume",
+    ...(held === undefined ? {} : { store: 3, channels: held.channels.map((_, at) => 4 + at) }),
+    withheld: [],
+    gate: "open",
+    ...options,
+  };
+  const program = new Client(process.execPath, [PROGRAM, JSON.stringify(plan)], inherited);
+  onTestFinished(() => program.kill());
+  return program;
+}
+
+async function serve(place: Place, options: Partial<Plan> = {}, held?: Held): Promise<Server> {
+  const program = launch(place, options, held);
+  const serving = JSON.parse(await program.line("{")) as Serving;
+  return { program, pid: program.process.pid ?? 0, serving };
+}
+
+/** As a supervisor does: copies of everything that must outlive the server. */
+function hold({ pid, serving }: Server): Held {
+  const adopt = (fd: number): number => native().adoptDescriptor(pid, fd);
+  const held = { store: adopt(serving.store), channels: serving.channels.map(adopt) };
+  onTestFinished(() => {
+    for (const fd of [held.store, ...held.channels]) native().closeDescriptor(fd);
   });
-  onTestFinished(() => void child.kill("SIGKILL"));
-  return new Promise((resolve, reject) => {
-    let text = "";
-    child.stdout?.on("data", (data: Buffer) => (text += data.toString()));
-    child.on("close", (code) =>
-      code === 0 ? resolve(text.trim()) : reject(new Error(`the reader ended with ${code}`)),
-    );
+  return held;
+}
+
+/** A killed server with a thread that waits for its own mount stays a zombie until somebody answers. */
+async function kill({ program, pid }: Server): Promise<void> {
+  program.kill();
+  await until("the server's end", () => {
+    if (program.process.signalCode !== null) return true;
+    const line = readFileSync(`/proc/${pid}/stat`, "utf8");
+    return line.slice(line.lastIndexOf(")") + 2).startsWith("Z");
   });
+}
+
+/** How many requests that is depends on what the page cache had locked: some wait in the kernel for another's. */
+async function allParked({ program }: Server): Promise<void> {
+  await program.line("parked");
+  await new Promise((resolve) => setTimeout(resolve, 200));
+}
+
+async function end({ program }: Server, place: Place): Promise<void> {
+  program.kill("SIGTERM");
+  expect(await program.ended).toBe(0);
+  expect(mountedAt(place.directory)).toBe(false);
 }
 
 test("a killed server's mount is taken over, with who waits", async (ctx) => {
   skipUnless(ctx, requireMount());
   const place = makePlace();
-  let { child, serving } = await serve(place, "create", []);
-  const pid = child.pid ?? 0;
-  expect(serving).toMatchObject({ restored: "none", present: 0 });
-  expect(await read(place, "pread", 0)).toBe("7");
-  const held = [serving.store, ...serving.channels].map((fd) => native().adoptDescriptor(pid, fd));
-  onTestFinished(() => held.forEach((fd) => native().closeDescriptor(fd)));
-  const waiting = [read(place, "mmap", 3 * CHUNK), read(place, "pread", 3 * CHUNK + 100)];
-  // Both are parked in the server when its bytes for them are asked for and do not come.
-  await new Promise((resolve) => setTimeout(resolve, 300));
-  child.kill("SIGKILL");
-  ({ child, serving } = await serve(place, "resume", held));
-  expect(serving).toMatchObject({ restored: "exact", resent: true });
-  expect(serving.present).toBeGreaterThan(0);
-  expect(await Promise.all(waiting)).toEqual(["7", "7"]);
-  // And again, while writes and their fsync go on.
+  const file = `${place.directory}/region`;
+  let server = await serve(place, { withheld: [3] });
+  expect(server.serving).toMatchObject({ restored: "none", present: 0 });
+  const held = hold(server);
+  expect(held.channels).toHaveLength(2);
+  expect(await run("read", file, 0, 4096)).toBe(`read 4096 ${SUM_OF_CHUNK_PAGE}`);
+  const waiting = [
+    run("map-sum-read", file, 3 * CHUNK, 4096),
+    run("read", file, 3 * CHUNK + 8192, 4096),
+    run("direct-read", file, 3 * CHUNK + 16_384, 4096),
+  ];
+  await allParked(server);
+  // Killed more than once while they wait: what was sent again is sent again.
   for (let turn = 0; turn < 3; turn++) {
-    const writer = spawn(
-      "python3",
-      [
-        "-c",
-        "import os,sys\nf=os.open(sys.argv[1],os.O_RDWR)\nfor i in range(200):\n os.pwrite(f,bytes([i]),i)\n os.fsync(f)\nprint('ok')",
-        `${place.directory}/region`,
-      ],
-      { stdio: ["ignore", "pipe", "inherit"] },
-    );
-    onTestFinished(() => void writer.kill("SIGKILL"));
-    const ended = once(writer, "close");
-    await new Promise((resolve) => setTimeout(resolve, 60));
-    child.kill("SIGKILL");
-    ({ child, serving } = await serve(place, "resume", held));
-    expect(await ended).toEqual([0, null]);
+    await kill(server);
+    server = await serve(place, { withheld: [3] }, held);
+    expect(server.serving).toMatchObject({ restored: "exact", resent: true });
+    expect(server.serving.present).toBeGreaterThan(0);
+    await allParked(server);
   }
-  const ended = once(child, "close");
-  child.kill("SIGTERM");
-  expect(await ended).toEqual([0, null]);
-  expect(readFileSync("/proc/self/mountinfo", "utf8")).not.toContain(place.directory);
-  const kept = readFileSync(place.file);
-  expect([...kept.subarray(0, 200)]).toEqual(Array.from({ length: 200 }, (_, i) => i));
+  await kill(server);
+  server = await serve(place, {}, held);
+  expect(await Promise.all(waiting)).toEqual([
+    `sum ${SUM_OF_CHUNK_PAGE}`,
+    `read 4096 ${SUM_OF_CHUNK_PAGE}`,
+    `read 4096 ${SUM_OF_CHUNK_PAGE}`,
+  ]);
+  await end(server, place);
   expect(existsSync(place.directory)).toBe(true);
+});
+
+test("writes and their fsync go on while the server is killed again and again", async (ctx) => {
+  skipUnless(ctx, requireMount());
+  const place = makePlace();
+  let server = await serve(place);
+  const held = hold(server);
+  const rounds = 600;
+  const writer = start("write-rounds", `${place.directory}/region`, 0, 200, rounds);
+  const mapper = start("map-rounds", `${place.directory}/region`, 2 * CHUNK, 200, rounds);
+  await Promise.all([writer.line("round 1"), mapper.line("round 1")]);
+  for (let turn = 0; turn < 5; turn++) {
+    await kill(server);
+    server = await serve(place, {}, held);
+    expect(server.serving).toMatchObject({ restored: "exact", resent: true });
+    await new Promise((resolve) => setTimeout(resolve, 30 * turn));
+  }
+  expect(await Promise.all([writer.ended, mapper.ended])).toEqual([0, 0]);
+  await end(server, place);
+  const kept = readFileSync(place.file);
+  for (const from of [0, 2 * CHUNK])
+    expect(kept.subarray(from, from + 200).every((byte) => byte === rounds % 256)).toBe(true);
+});
+
+test("a client that waits across a takeover can be killed", async (ctx) => {
+  skipUnless(ctx, requireMount());
+  const place = makePlace();
+  let server = await serve(place, { withheld: [3] });
+  const held = hold(server);
+  const client = start("read", `${place.directory}/region`, 3 * CHUNK, 4096);
+  const before = start("read", `${place.directory}/region`, 3 * CHUNK, 4096);
+  await server.program.line("parked");
+  await kill(server);
+  // The interrupt of this one is on its way when there is no server.
+  before.kill();
+  server = await serve(place, { withheld: [3] }, held);
+  expect(await before.ended).toBe("SIGKILL");
+  await server.program.line("parked 1");
+  client.kill();
+  expect(await client.ended).toBe("SIGKILL");
+  await end(server, place);
+});
+
+test("what a killed server was flushing is taken over too, and its own wait ends", async (ctx) => {
+  skipUnless(ctx, requireMount());
+  const place = makePlace();
+  let server = await serve(place);
+  const held = hold(server);
+  const client = start("map-dirty", `${place.directory}/region`, CHUNK, 4096, 5);
+  await client.line("dirty");
+  await kill(server);
+  // Behind a shut gate the write-back of the dirty page waits, and the flush for it.
+  const stuck = await serve(place, { gate: "closed" }, held);
+  stuck.program.kill("SIGUSR1");
+  await stuck.program.line("parked");
+  await kill(stuck);
+  server = await serve(place, {}, held);
+  expect(await stuck.program.ended).toBe("SIGKILL");
+  server.program.kill("SIGUSR1");
+  await server.program.line("flushed");
+  expect(readFileSync(place.file)[CHUNK]).toBe(5);
+  client.kill();
+  await end(server, place);
+});
+
+test("a mount that was taken over and is not served comes down at once", async (ctx) => {
+  skipUnless(ctx, requireMount());
+  for (const before of ["unmount", "exit"] as const) {
+    const place = makePlace();
+    const server = await serve(place, { withheld: [3] });
+    const held = hold(server);
+    const client = start("read", `${place.directory}/region`, 3 * CHUNK, 4096);
+    await server.program.line("parked");
+    await kill(server);
+    expect(await launch(place, { before }, held).ended).toBe(before === "exit" ? 3 : 0);
+    expect(await client.ended).toBe(1);
+    expect(client.lines.at(-1)).toMatch(/^error pread (ENOTCONN|ECONNABORTED)$/);
+    expect(mountedAt(place.directory)).toBe(false);
+  }
+});
+
+test("a server that was killed before it had shaken hands is taken over", async (ctx) => {
+  skipUnless(ctx, requireMount());
+  const python = findProgram("python3");
+  if (python === undefined)
+    return ctx.skip("no python3 here; install it: apt-get install -y python3");
+  skipUnless(ctx, requireRoot());
+  // The kernel's INIT still waits to be read, or was read and never answered.
+  for (const read of ["", "os.read(fd, 1 << 20)"]) {
+    const place = makePlace();
+    mkdirSync(place.directory);
+    const mounter = new Client(python, ["-c", mountOnly(read), place.directory]);
+    onTestFinished(() => mounter.kill());
+    const channel = native().adoptDescriptor(
+      mounter.process.pid ?? 0,
+      Number((await mounter.line("fd ")).slice(3)),
+    );
+    onTestFinished(() => native().closeDescriptor(channel));
+    const client = start("read", `${place.directory}/region`, 0, 4096);
+    mounter.kill();
+    await mounter.ended;
+    const store = openSync(place.file, "w+");
+    onTestFinished(() => closeSync(store));
+    ftruncateSync(store, 4 * CHUNK);
+    const held = { store, channels: [channel] };
+    const server = await serve(place, { mode: "create" }, held);
+    await client.ended;
+    expect(client.lines.at(-1)).toBe(`read 4096 ${SUM_OF_CHUNK_PAGE}`);
+    await end(server, place);
+  }
+});
+
+/** Mounts as the addon does, and stops there. */
+function mountOnly(then: string): string {
+  return `
+import ctypes, os, sys, time
+fd = os.open("/dev/fuse", os.O_RDWR)
+libc = ctypes.CDLL(None, use_errno=True)
+data = f"fd={fd},rootmode=40000,user_id=0,group_id=0,default_permissions,allow_other".encode()
+if libc.mount(b"memferry", sys.argv[1].encode(), b"fuse.memferry", 6, data) != 0: sys.exit(os.strerror(ctypes.get_errno()))
+${then}
+print("fd", fd, flush=True)
+time.sleep(1000)
+`;
+}
+
+test("what is no channel of that mount is not taken over", async (ctx) => {
+  skipUnless(ctx, requireMount());
+  const place = makePlace();
+  const other = makePlace();
+  const server = await serve(place);
+  const another = await serve(other);
+  const held = hold(server);
+  const directory = other.directory;
+  const take = (channels: readonly number[]) => native().mountFuse({ directory, channels });
+  expect(() => take([held.store])).toThrow(expect.objectContaining({ code: "EINVAL" }));
+  expect(() => take([1_000_000])).toThrow(expect.objectContaining({ code: "EBADF" }));
+  expect(() => take([])).toThrow(TypeError);
+  expect(() => native().mountFuse({ directory: place.file, channels: held.channels })).toThrow(
+    expect.objectContaining({ code: "ENOTCONN" }),
+  );
+  // Where the kernel names a channel's connection, that of another mount is told from this one's.
+  if (tellsConnections(held.channels[0] ?? 0))
+    expect(() => take(held.channels)).toThrow(expect.objectContaining({ code: "ENOTCONN" }));
+  expect(await run("read", `${other.directory}/region`, 0, 4096)).toMatch(/^read 4096/);
+  await end(server, place);
+  await end(another, other);
+});
+
+function tellsConnections(channel: number): boolean {
+  return readFileSync(`/proc/self/fdinfo/${channel}`, "utf8").includes("fuse_connection:");
+}
+
+test("adoptDescriptor() copies a descriptor, or says why not", async (ctx) => {
+  skipUnless(ctx, requireNative());
+  const { file } = makePlace();
+  writeFileSync(file, "here");
+  const child = spawn("sleep", ["100"], { stdio: ["ignore", openSync(file, "r"), "ignore"] });
+  onTestFinished(() => void child.kill("SIGKILL"));
+  const pid = child.pid ?? 0;
+  const copy = native().adoptDescriptor(pid, 1);
+  expect(readFileSync(copy, "utf8")).toBe("here");
+  native().closeDescriptor(copy);
+  expect(() => readFileSync(copy)).toThrow(expect.objectContaining({ code: "EBADF" }));
+  expect(() => native().adoptDescriptor(pid, 999)).toThrow(
+    expect.objectContaining({ code: "EBADF" }),
+  );
+  child.kill("SIGKILL");
+  await once(child, "close");
+  expect(() => native().adoptDescriptor(pid, 1)).toThrow(
+    expect.objectContaining({ code: "ESRCH" }),
+  );
+  expect(() => native().adoptDescriptor(0, 1)).toThrow(TypeError);
+  expect(() => native().closeDescriptor(1)).toThrow(TypeError);
 });
 
 const SLOT_BYTES = 4096;

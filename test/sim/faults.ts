@@ -146,6 +146,20 @@ export function drawDoubt(random: Random): Fault[] {
   return [at(doubt), at(end)];
 }
 
+/** Single streams break while the peers open them: some of a channel's come, and some do not. */
+export function drawBrokenStreams(random: Random): Fault[] {
+  if (!random.chance(0.15)) return [];
+  return Array.from({ length: 1 + random.below(4) }, () => ({
+    trigger: {
+      kind: "step" as const,
+      step: random.pick(["joins", "connected", "channel", "phase paused"]),
+      nth: 1 + random.below(4),
+      delayMs: random.delay(300),
+    },
+    deed: { kind: "cutStream" as const, role: random.pick<Role>(["seeder", "leecher"]) },
+  }));
+}
+
 /** A peer is killed at some turn, and its next life does not begin well either. */
 export function drawRelapse(random: Random): Fault[] {
   const role = random.pick<Role>(["seeder", "leecher"]);

@@ -7,8 +7,8 @@ import type { FinalizePolicy } from "../../peer/migration/leecher-options.ts";
 import type { Mode } from "../../peer/migration/messages.ts";
 import { sliceRegions, type RegionSlice } from "../../peer/region/region.ts";
 import type { PathQuality } from "./network.ts";
-import { drawDoubt, drawFault, drawRelapse, type Fault } from "./faults.ts";
-import type { Random } from "./random.ts";
+import { drawBrokenStreams, drawDoubt, drawFault, drawRelapse, type Fault } from "./faults.ts";
+import { Random } from "./random.ts";
 import { CELL_BYTES } from "./shadow.ts";
 
 export const CHUNK_BYTES = 256;
@@ -78,6 +78,7 @@ export function drawScenario(seed: number, random: Random): Scenario {
       ...Array.from({ length: faultCount }, () => drawFault(random)),
       ...(random.chance(0.3) ? drawDoubt(random) : []),
       ...(random.chance(0.3) ? drawRelapse(random) : []),
+      ...drawBrokenStreams(new Random(seed + 0x5eed)),
     ],
     healAtMs: random.between(4_000, 25_000),
   };

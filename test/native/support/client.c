@@ -82,6 +82,31 @@ int main(int argc, char** argv) {
     memset(at + a, (int)c, b);
     if (msync(at, bytes, MS_SYNC)) die("msync");
     say("synced");
+  } else if (strcmp(what, "map-sum-read") == 0) { /* offset length */
+    const uint8_t* at = mmap(NULL, b, PROT_READ, MAP_SHARED, fd, a);
+    if (at == MAP_FAILED) die("mmap");
+    uint64_t sum = 0;
+    for (long i = 0; i < b; i++) sum += at[i];
+    printf("sum %lu\n", sum);
+  } else if (strcmp(what, "write-rounds") == 0) { /* offset length rounds: byte by round, fsync, read back */
+    uint8_t* back = malloc(b);
+    for (long n = 1; n <= c; n++) {
+      memset(buffer, (int)n, b);
+      if (pwrite(fd, buffer, b, a) != b) die("pwrite");
+      if (fsync(fd)) die("fsync");
+      if (posix_fadvise(fd, 0, 0, POSIX_FADV_DONTNEED)) die("fadvise");
+      if (pread(fd, back, b, a) != b) die("pread");
+      if (memcmp(buffer, back, b) != 0) die("compare");
+      if (n == 1) say("round 1");
+    }
+  } else if (strcmp(what, "map-rounds") == 0) { /* offset length rounds: the same through a mapping */
+    size_t bytes;
+    uint8_t* at = map(fd, &bytes);
+    for (long n = 1; n <= c; n++) {
+      memset(at + a, (int)n, b);
+      if (msync(at, bytes, MS_SYNC)) die("msync");
+      if (n == 1) say("round 1");
+    }
   } else if (strcmp(what, "map-dirty") == 0) { /* the same, then keep it dirty and mapped */
     size_t bytes;
     uint8_t* at = map(fd, &bytes);

@@ -124,8 +124,15 @@ export class Client {
   readonly ended: Promise<number | string>;
   #wake: (() => void)[] = [];
 
-  constructor(program: string, args: readonly string[]) {
-    this.process = spawn(program, args, { stdio: ["ignore", "pipe", "inherit"] });
+  /** @param inherited Descriptors that it is to have as 3, 4 and so on. */
+  constructor(program: string, args: readonly string[], inherited: readonly number[] = []) {
+    const stdio: ["ignore", "pipe", "inherit", ...number[]] = [
+      "ignore",
+      "pipe",
+      "inherit",
+      ...inherited,
+    ];
+    this.process = spawn(program, args, { stdio }) as ChildProcessByStdio<null, Readable, null>;
     let rest = "";
     this.process.stdout.setEncoding("utf8").on("data", (text: string) => {
       const parts = (rest + text).split("\n");
