@@ -146,6 +146,22 @@ export function drawDoubt(random: Random): Fault[] {
   return [at(doubt), at(end)];
 }
 
+/** The source's journal fails when nothing but its farewell is missing. */
+export function drawLostFarewell(random: Random): Fault[] {
+  if (!random.chance(0.04)) return [];
+  return [
+    {
+      trigger: {
+        kind: "step",
+        step: "journal complete durable",
+        nth: 1,
+        delayMs: random.chance(0.5) ? 0 : random.delay(20),
+      },
+      deed: { kind: "journalFails", role: "seeder", forMs: 3_000 },
+    },
+  ];
+}
+
 /** Single streams break while the peers open them: some of a channel's come, and some do not. */
 export function drawBrokenStreams(random: Random): Fault[] {
   if (!random.chance(0.15)) return [];

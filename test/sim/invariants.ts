@@ -3,6 +3,7 @@
  *
  * @module
  */
+import type { SeederRecord } from "../../peer/journal/journal.ts";
 import { isEnded, type Role, type SessionState } from "../../relay/protocol/ids.ts";
 import { SECRET_PATH } from "./disk.ts";
 import { codeOf, describe, type Ending } from "./peers.ts";
@@ -154,7 +155,10 @@ export class Invariants {
   }
 
   /** The source lets its image go: from now on everything is at the destination, whatever happens to that host. */
-  released(): void {
+  released(record: SeederRecord | undefined): void {
+    if (record?.phase !== "released") {
+      this.note("I4", "the source lets go, and its journal would serve the image again");
+    }
     const { images, shadow } = this.#world;
     const { destination } = images;
     if (destination.checkpointed.size < destination.chunkCount) {

@@ -49,7 +49,8 @@ export interface Surroundings {
   readonly trace: (actor: string, what: string) => void;
   readonly onGate: (side: Side) => void;
   /** The source's operator may now delete the image. */
-  readonly onRelease: () => void;
+  /** With what stands in the journal by then. */
+  readonly onRelease: (record: SeederRecord | undefined) => void;
   readonly onEnding: (role: Role, ending: Ending) => void;
 }
 
@@ -228,7 +229,8 @@ export class SeederPeer extends Peer {
       hooks: {
         onSuspend: () => this.hook("suspend", actor, () => workload.stop("source")),
         onRollback: () => this.hook("rollback", actor, () => workload.start("source")),
-        onRelease: () => this.hook("release", actor, () => this.around.onRelease()),
+        onRelease: () =>
+          this.hook("release", actor, () => this.around.onRelease(this.journal.record)),
       },
       onEvent: (event) => this.noteEvent(actor, event),
     });

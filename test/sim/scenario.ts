@@ -7,7 +7,14 @@ import type { FinalizePolicy } from "../../peer/migration/leecher-options.ts";
 import type { Mode } from "../../peer/migration/messages.ts";
 import { sliceRegions, type RegionSlice } from "../../peer/region/region.ts";
 import type { PathQuality } from "./network.ts";
-import { drawBrokenStreams, drawDoubt, drawFault, drawRelapse, type Fault } from "./faults.ts";
+import {
+  drawBrokenStreams,
+  drawDoubt,
+  drawFault,
+  drawLostFarewell,
+  drawRelapse,
+  type Fault,
+} from "./faults.ts";
 import { Random } from "./random.ts";
 import { CELL_BYTES } from "./shadow.ts";
 
@@ -79,6 +86,7 @@ export function drawScenario(seed: number, random: Random): Scenario {
       ...(random.chance(0.3) ? drawDoubt(random) : []),
       ...(random.chance(0.3) ? drawRelapse(random) : []),
       ...drawBrokenStreams(new Random(seed + 0x5eed)),
+      ...drawLostFarewell(new Random(seed + 0xfa4e)),
     ],
     healAtMs: random.between(4_000, 25_000),
   };

@@ -179,7 +179,7 @@ export class World {
         this.network.dial(peer, () => this.nodes[this.activeNode]?.listener, signal),
       trace,
       onGate: () => this.invariants.checkOwner(),
-      onRelease: () => this.invariants.released(),
+      onRelease: (record) => this.invariants.released(record),
       onEnding: (role, ending) => this.invariants.ended(role, ending),
     };
     const journal = <R extends { readonly phase: string }>(role: Role): JournalFile<R> =>
