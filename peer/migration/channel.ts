@@ -36,7 +36,6 @@ export interface ChannelNetwork {
   openStream(streamIndex: number): Promise<ByteStream>;
 }
 
-const PING_INTERVAL_MS = 1_000;
 /** How long what was said by `abort` may take to leave. */
 const ABORT_MS = 200;
 /** How long the other side has to read the last word. */
@@ -239,15 +238,23 @@ export async function sayFarewell(
   }
 }
 
-/** Measures the round trip between the peers until the signal aborts. */
+/**
+ * Measures the round trip between the peers until the signal aborts: one question at a time.
+ *
+ * @param intervalMs Between two questions; asked before each.
+ */
 export async function keepPinging(
   channel: Channel,
   rtt: RttMeter,
+  intervalMs: () => number,
   signal: AbortSignal,
 ): Promise<never> {
+  rtt.reset();
   for (;;) {
-    rtt.sent();
-    await channel.control.send({ kind: "ping", nonce: 0 });
-    await sleep(PING_INTERVAL_MS, signal);
+    if (!rtt.isWaiting) {
+      rtt.sent();
+      await channel.control.send({ kind: "ping", nonce: 0 });
+    }
+    await sleep(intervalMs(), signal);
   }
 }

@@ -7,6 +7,7 @@
 import { MigrationError } from "../errors.ts";
 import type { Channel } from "./channel.ts";
 import type { ChunkReceiver } from "./chunk-receiver.ts";
+import { DelayWindow } from "./delay-window.ts";
 import { sleep } from "../sleep.ts";
 import { Latch } from "./latch.ts";
 import {
@@ -20,11 +21,16 @@ import type { SealedStream } from "./sealed-stream.ts";
 
 /** Stores under way per data stream: one is verified and written while the next is received. */
 const STORES_PER_STREAM = 2;
+const PING_INTERVAL_MS = 1_000;
+/** While somebody may wait: the queue on the path fills within a few round trips. */
+const PING_INTERVAL_WAITING_MS = 50;
 
 export interface ChunkIntakeOptions {
   readonly receiver: ChunkReceiver;
   /** Smoothed round trip to the source. */
   readonly rttMs: () => number;
+  /** Whether somebody here waits for chunks, or soon may: then what is under way must not stand in queues. */
+  readonly mayFault: () => boolean;
   /** Chunks were stored. */
   readonly onStored: () => void;
   /** A chunk could not be stored: the end of this side, whatever the streams say. */
@@ -35,10 +41,22 @@ export class ChunkIntake {
   readonly #channel: Channel;
   readonly #options: ChunkIntakeOptions;
   readonly #stored = new Latch();
+  readonly #delayWindow = new DelayWindow();
+  #delayed = false;
 
   constructor(channel: Channel, options: ChunkIntakeOptions) {
     this.#channel = channel;
     this.#options = options;
+  }
+
+  get pingIntervalMs(): number {
+    return this.#options.mayFault() ? PING_INTERVAL_WAITING_MS : PING_INTERVAL_MS;
+  }
+
+  /** A round trip was measured. */
+  roundTrip(ms: number | undefined): void {
+    if (ms !== undefined) this.#delayWindow.sample(ms, this.#options.receiver.bytesPerS);
+    this.#stored.notify();
   }
 
   /** Receives until the signal aborts or a stream fails. Never resolves otherwise. */
@@ -111,6 +129,11 @@ export class ChunkIntake {
   }
 
   #windowBytes(): number {
+    if (this.#options.mayFault()) {
+      if (!this.#delayed) this.#delayWindow.begin(this.#options.receiver.bytesPerS);
+      this.#delayed = true;
+      return this.#delayWindow.bytes;
+    }
     const bandwidthDelay = this.#options.receiver.bytesPerS * (this.#options.rttMs() / 1000);
     return Math.min(WINDOW_BYTES_MAX, Math.max(WINDOW_BYTES_MIN, Math.ceil(2 * bandwidthDelay)));
   }

@@ -1,6 +1,6 @@
 /**
  * Reads chunks at the source and sends them: many at once on the data streams as far as credit goes, and
- * faults one by one on the urgent stream.
+ * faults one by one on the urgent stream. What comes next is the schedule's to say.
  *
  * @module
  */
@@ -12,26 +12,26 @@ import { Latch } from "./latch.ts";
 import { LAST_WORD_MS } from "./limits.ts";
 import type { Manifest } from "./manifest.ts";
 import { decodeMessage, encodeChunksHeader, SAME_OFFSET, ZERO_OFFSET } from "./messages.ts";
-import type { PullSchedule } from "./schedule.ts";
+import type { Schedule } from "./schedule.ts";
 import type { SealedStream } from "./sealed-stream.ts";
 import { HASH_BYTES } from "../../relay/protocol/frame.ts";
 import { MigrationError } from "../errors.ts";
 
-/** Faults that are read and sent at the same time. */
-const FAULTS_IN_FLIGHT_MAX = 16;
+/** Faults that are read and sent at the same time: as many as fit, within bounds. */
+const FAULT_BYTES_MAX = 8 * 1024 * 1024;
+const FAULTS_IN_FLIGHT_MIN = 8;
+const FAULTS_IN_FLIGHT_MAX = 128;
 
 export interface ChunkSenderOptions {
   readonly region: ChunkStore;
   readonly manifest: Manifest;
-  readonly schedule: PullSchedule;
+  readonly schedule: Schedule;
   /** Holds the chunks whose bytes are being read, while they are. */
   readonly reading: ChunkSet;
   /** The epoch of dirty tracking now: the tag of what is read from now on. */
   readonly epoch: () => number;
   /** Whether the leecher said that it has a chunk with this hash; asked once per chunk that is sent. */
   readonly takeKnown: (index: number, hash: Uint8Array) => boolean;
-  /** A fault takes its chunk out of the schedule. */
-  readonly unschedule: (index: number) => void;
   readonly onSent: (chunkBytes: number) => void;
 }
 
@@ -50,6 +50,7 @@ export class ChunkSender {
   constructor(channel: Channel, options: ChunkSenderOptions) {
     this.#channel = channel;
     this.#options = options;
+    options.schedule.clearFaults();
   }
 
   /** Sends until the signal aborts or a stream fails. Never resolves otherwise. */
@@ -88,7 +89,8 @@ export class ChunkSender {
     for (;;) {
       await this.#credit.until(() => this.#usedBytes < this.#creditBytes, signal);
       signal.throwIfAborted();
-      const indexes = this.#started ? schedule.take() : new Uint32Array(0);
+      const room = this.#creditBytes - this.#usedBytes;
+      const indexes = this.#started ? schedule.take(room) : new Uint32Array(0);
       if (indexes.length === 0) {
         this.#idle.notify();
         await this.#work.wait(signal);
@@ -96,11 +98,16 @@ export class ChunkSender {
         continue;
       }
       this.#busyPumps++;
+      // At most so much, as long as nobody knows better: the other pumps must not take the same room.
+      const reserved = indexes.length * region.chunkBytes;
+      this.#usedBytes += reserved;
       try {
-        this.#usedBytes += await this.#send(stream, indexes, buffer);
+        const sent = await this.#send(stream, indexes, buffer);
+        this.#usedBytes += sent - reserved;
       } finally {
         this.#busyPumps--;
       }
+      this.#credit.notify();
     }
   }
 
@@ -149,12 +156,38 @@ export class ChunkSender {
 
   /** Answers faults as they come, several at a time, each chunk in a message of its own. */
   async #serveFaults(signal: AbortSignal): Promise<never> {
-    const { region, unschedule } = this.#options;
+    const { region, schedule } = this.#options;
     const { urgent } = this.#channel;
     const buffers: Uint8Array[] = [];
-    const free = new Latch();
+    const inFlightMax = Math.min(
+      FAULTS_IN_FLIGHT_MAX,
+      Math.max(FAULTS_IN_FLIGHT_MIN, Math.floor(FAULT_BYTES_MAX / region.chunkBytes)),
+    );
     let inFlight = 0;
     let failure: unknown;
+    const serve = async (index: number): Promise<void> => {
+      const buffer = buffers.pop() ?? new Uint8Array(region.chunkBytes);
+      // Ahead of the credit: somebody waits. It is counted all the same, as the other side counts it.
+      const sent = await this.#send(urgent, Uint32Array.of(index), buffer);
+      this.#usedBytes += sent;
+      buffers.push(buffer);
+    };
+    const next = (): void => {
+      while (inFlight < inFlightMax && failure === undefined && !signal.aborted) {
+        const index = schedule.takeFault();
+        if (index === undefined) return;
+        inFlight++;
+        serve(index)
+          .catch((error: unknown) => {
+            failure ??= error;
+            urgent.abort("LINK_CLOSED", "a fault could not be served");
+          })
+          .finally(() => {
+            inFlight--;
+            next();
+          });
+      }
+    };
     for (;;) {
       const bytes = await urgent.receive();
       signal.throwIfAborted();
@@ -170,24 +203,11 @@ export class ChunkSender {
         if (index >= region.chunkCount) {
           throw new MigrationError("MESSAGE_MALFORMED", `chunk ${index} is past the region's end`);
         }
-        await free.until(() => inFlight < FAULTS_IN_FLIGHT_MAX, signal);
-        if (failure !== undefined) throw failure;
-        unschedule(index);
-        inFlight++;
-        const buffer = buffers.pop() ?? new Uint8Array(region.chunkBytes);
-        this.#send(urgent, Uint32Array.of(index), buffer)
-          .then(
-            () => buffers.push(buffer),
-            (error: unknown) => {
-              failure = error;
-              urgent.abort("LINK_CLOSED", "a fault could not be served");
-            },
-          )
-          .finally(() => {
-            inFlight--;
-            free.notify();
-          });
       }
+      schedule.addFaults(message.indexes);
+      next();
+      // The last fault may have emptied the schedule, and that is a pump's to say.
+      this.#work.notify();
     }
     await sleep(LAST_WORD_MS, signal);
     throw new MigrationError("PEER_LOST", "the other peer ended a stream and says no more");

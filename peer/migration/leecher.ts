@@ -258,6 +258,7 @@ export class Leecher {
       const intake = new ChunkIntake(channel, {
         receiver,
         rttMs: () => this.#rtt.rttMs,
+        mayFault: () => this.#finalizeAsked && this.#options.mode !== "precopy",
         onStored: () => this.#stored(receiver),
         onStoreError: (error) => {
           if (!signal.aborted) this.#storeFailed(error);
@@ -267,7 +268,7 @@ export class Leecher {
       tasks.push(
         this.#receiveControl(channel, receiver, signal),
         intake.run(signal),
-        keepPinging(channel, this.#rtt, signal),
+        keepPinging(channel, this.#rtt, () => intake.pingIntervalMs, signal),
         this.#finish(channel, receiver, signal),
       );
       await Promise.race([this.#catchUp(channel, receiver, signal), ...tasks]);
@@ -444,7 +445,7 @@ export class Leecher {
         this.#end({ error: gaveUp("source", message.reason) });
         return;
       case "pong":
-        this.#rtt.answered();
+        this.#intake?.roundTrip(this.#rtt.answered());
         return;
       default:
         throw new MigrationError("MESSAGE_UNEXPECTED", `${message.kind} was sent to a leecher`);

@@ -38,7 +38,7 @@ import {
 import { hashInto, Manifest, requireEqualRoots, wholeRoot } from "./manifest.ts";
 import type { Message } from "./messages.ts";
 import { RateMeter } from "./rate-meter.ts";
-import { PullSchedule } from "./schedule.ts";
+import { Schedule } from "./schedule.ts";
 import { SeederJournal, type Finalized } from "./seeder-journal.ts";
 import type { SeederOptions } from "./seeder-options.ts";
 import type { Ownership } from "./session-port.ts";
@@ -54,8 +54,8 @@ export class Seeder {
   readonly #journal: SeederJournal;
   readonly #manifest: Manifest;
   readonly #index: IndexReporter;
-  readonly #wanted: ChunkSet;
-  readonly #schedule: PullSchedule;
+  /** What is to be sent. */
+  readonly #schedule: Schedule;
   /** Chunks that are being read to be sent. */
   readonly #reading: ChunkSet;
   readonly #history: DirtyHistory;
@@ -84,7 +84,6 @@ export class Seeder {
     const { region, keyedHash, session } = options;
     this.#manifest = new Manifest(region.chunkCount, keyedHash, (index) => this.#index.mark(index));
     this.#index = new IndexReporter(this.#manifest, session);
-    this.#wanted = new ChunkSet(region.chunkCount);
     this.#reading = new ChunkSet(region.chunkCount);
     this.#history = new DirtyHistory({
       region,
@@ -92,7 +91,7 @@ export class Seeder {
       manifest: this.#manifest,
       reading: this.#reading,
     });
-    this.#schedule = new PullSchedule(this.#wanted, region.chunkBytes);
+    this.#schedule = new Schedule(region.regions, region.chunkCount, region.chunkBytes);
     this.#restore();
   }
 
@@ -109,13 +108,13 @@ export class Seeder {
       round: this.#round,
       bytesTotal: region.bytes,
       bytesSent: this.#sentRate.total,
-      bytesReady: begun ? Math.max(0, region.bytes - this.#wanted.size * region.chunkBytes) : 0,
+      bytesReady: begun ? Math.max(0, region.bytes - this.#schedule.size * region.chunkBytes) : 0,
       bytesWire: this.#wireBytes + (this.#channel?.wireBytes() ?? 0),
       bytesPerS: this.#sentRate.bytesPerS,
       dirtyBytesPerS: this.#history.dirtyBytesPerS,
       rttMs: 0,
       regions: regionProgress(region.regions, region.chunkBytes, (slice) =>
-        begun ? this.#wanted.count(slice.firstChunk, slice.chunkCount) : slice.chunkCount,
+        begun ? this.#schedule.count(slice) : slice.chunkCount,
       ),
     };
   }
@@ -260,7 +259,6 @@ export class Seeder {
       reading: this.#reading,
       epoch: () => this.#history.epoch,
       takeKnown: (index, hash) => known.take(index, hash),
-      unschedule: (index) => this.#wanted.delete(index),
       onSent: (chunkBytes) => this.#sentRate.add(chunkBytes),
     });
     const tasks = [
@@ -362,12 +360,12 @@ export class Seeder {
       throw new MigrationError("MESSAGE_UNEXPECTED", "want before track");
     // What it has it has of a source that knew more: it is to ask by `knows`.
     if (acknowledgedEpoch < this.#journal.folded) have.clear();
-    this.#wanted.clear();
+    this.#schedule.clear();
     for (let index = 0; index < have.chunkCount; index++) {
-      if (!have.has(index)) this.#wanted.add(index);
+      if (!have.has(index)) this.#schedule.add(index);
     }
     for (const [epoch, dirty] of this.#history.missedSince(acknowledgedEpoch)) {
-      this.#wanted.addAll(dirty);
+      this.#schedule.addDirty(dirty);
       if (epoch !== this.#finalized?.epoch) await this.#sendDirty(channel, epoch, dirty);
     }
     if (!this.#committed && this.#finalized === undefined) this.#setPhase("precopy");
@@ -394,7 +392,7 @@ export class Seeder {
 
   /** Closes an epoch each time everything is sent, until the last one is closed by `finalize`. */
   async #closeRounds(channel: Channel, sender: ChunkSender, signal: AbortSignal): Promise<never> {
-    const isEmpty = (): boolean => this.#wanted.size === 0;
+    const isEmpty = (): boolean => this.#schedule.size === 0;
     for (;;) {
       await sender.drained(isEmpty, signal);
       await this.#changed.until(() => this.#suspending === undefined, signal);
@@ -425,7 +423,7 @@ export class Seeder {
 
   /** @returns The epoch that is closed. */
   #closeEpoch(dirty: ChunkSet): number {
-    this.#wanted.addAll(dirty);
+    this.#schedule.addDirty(dirty);
     return this.#history.close(dirty);
   }
 

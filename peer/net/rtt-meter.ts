@@ -6,7 +6,7 @@
 const GAIN = 0.125;
 
 export class RttMeter {
-  #sentAtMs = 0;
+  #sentAtMs: number | undefined;
   #rttMs = 0;
 
   /** 0 until it is measured. */
@@ -14,12 +14,26 @@ export class RttMeter {
     return this.#rttMs;
   }
 
+  /** Whether an answer is due. */
+  get isWaiting(): boolean {
+    return this.#sentAtMs !== undefined;
+  }
+
   sent(): void {
     this.#sentAtMs = performance.now();
   }
 
-  answered(): void {
+  /** The path that an answer was due on is gone. */
+  reset(): void {
+    this.#sentAtMs = undefined;
+  }
+
+  /** @returns The round trip that was measured; `undefined` if nothing was asked. */
+  answered(): number | undefined {
+    if (this.#sentAtMs === undefined) return undefined;
     const sampleMs = performance.now() - this.#sentAtMs;
+    this.#sentAtMs = undefined;
     this.#rttMs = this.#rttMs === 0 ? sampleMs : this.#rttMs * (1 - GAIN) + sampleMs * GAIN;
+    return sampleMs;
   }
 }

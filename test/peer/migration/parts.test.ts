@@ -7,7 +7,6 @@ import { expectedDowntimeMs, judgeConvergence } from "../../../peer/migration/co
 import { Manifest } from "../../../peer/migration/manifest.ts";
 import { SAME_OFFSET } from "../../../peer/migration/messages.ts";
 import { RateMeter } from "../../../peer/migration/rate-meter.ts";
-import { PullSchedule } from "../../../peer/migration/schedule.ts";
 import { loadNative } from "../../../native/index.ts";
 import { MemoryRegion } from "../../support/memory-region.ts";
 
@@ -45,25 +44,6 @@ test("ChunkSet.all() ends at the last chunk", () => {
   fc.assert(
     fc.property(fc.integer({ min: 1, max: 100 }), (count) => {
       expect([...ChunkSet.all(count)]).toEqual(Array.from({ length: count }, (_, i) => i));
-    }),
-  );
-});
-
-test("PullSchedule.take() gives every wanted chunk once, and those that come later too", () => {
-  fc.assert(
-    fc.property(fc.array(fc.array(fc.nat(199))), (rounds) => {
-      const wanted = new ChunkSet(200);
-      const schedule = new PullSchedule(wanted, 128 * 1024);
-      for (const added of rounds) {
-        const due = new Set([...wanted, ...added]);
-        for (const index of added) wanted.add(index);
-        const taken: number[] = [];
-        for (let batch = schedule.take(); batch.length > 0; batch = schedule.take()) {
-          expect(batch.length).toBeLessThanOrEqual(schedule.batchChunks);
-          taken.push(...batch);
-        }
-        expect(taken.toSorted((a, b) => a - b)).toEqual([...due].sort((a, b) => a - b));
-      }
     }),
   );
 });
