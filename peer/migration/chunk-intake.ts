@@ -55,7 +55,7 @@ export class ChunkIntake {
 
   /** A round trip was measured. */
   roundTrip(ms: number | undefined): void {
-    if (ms !== undefined) this.#delayWindow.sample(ms, this.#options.receiver.bytesPerS);
+    if (ms !== undefined) this.#delayWindow.sample(ms, this.#options.receiver.payloadBytes);
     this.#stored.notify();
   }
 

@@ -12,15 +12,15 @@ import { WINDOW_BYTES_MAX } from "./limits.ts";
 
 export const DELAY_WINDOW_BYTES_MIN = 256 * 1024;
 /** Of the shortest round trip: what may be spent in queues. */
-const QUEUE_RATIO = 0.05;
+const QUEUE_RATIO = 0.03;
 /** Below this a delay says more about this host than about the path. */
-const QUEUE_MS_MIN = 2.5;
+const QUEUE_MS_MIN = 1.5;
 /** The shortest round trip is forgotten after one to two of these: the path may have become longer. */
 const BASE_SPAN_MS = 30_000;
 /** A single late answer says little: the best of this many counts. */
 const SAMPLES = 3;
 /** Per round trip that was measured: little, because a queue shows only after several. */
-const GROWTH = 1.02;
+const GROWTH = 1.05;
 
 export class DelayWindow {
   #bytes = DELAY_WINDOW_BYTES_MIN;
@@ -29,6 +29,7 @@ export class DelayWindow {
   #recent: number[] = [];
   #base: readonly [number, number] = [Infinity, Infinity];
   #baseSinceMs = -Infinity;
+  #last = { bytesTotal: 0, atMs: 0 };
 
   get bytes(): number {
     return this.#bytes;
@@ -44,9 +45,11 @@ export class DelayWindow {
 
   /**
    * @param rttMs As it was just measured.
-   * @param bytesPerS As it comes in now.
+   * @param bytesTotal What has come in so far.
    */
-  sample(rttMs: number, bytesPerS: number, nowMs = performance.now()): void {
+  sample(rttMs: number, bytesTotal: number, nowMs = performance.now()): void {
+    const bytesPerMs = (bytesTotal - this.#last.bytesTotal) / Math.max(1, nowMs - this.#last.atMs);
+    this.#last = { bytesTotal, atMs: nowMs };
     if (nowMs - this.#baseSinceMs > BASE_SPAN_MS) {
       this.#base = [this.#base[1], Infinity];
       this.#baseSinceMs = nowMs;
@@ -54,11 +57,10 @@ export class DelayWindow {
     this.#base = [this.#base[0], Math.min(this.#base[1], rttMs)];
     this.#recent = [...this.#recent, rttMs].slice(-SAMPLES);
     const baseMs = Math.min(...this.#base);
-    // While it doubles there is no time to ask thrice.
-    const currentMs = this.#probing ? rttMs : Math.min(...this.#recent);
     const mostMs = baseMs + queueMs(baseMs);
-    if (currentMs > mostMs) {
-      if (!this.#probing && this.#recent.length < SAMPLES) return;
+    const currentMs = Math.min(...this.#recent);
+    if (rttMs > mostMs) {
+      if (currentMs <= mostMs || this.#recent.length < SAMPLES) return;
       this.#probing = false;
       // What is under way is rate times round trip: so much less of it takes the queue away.
       this.#bytes = bounded((this.#bytes * mostMs) / currentMs);
@@ -66,8 +68,8 @@ export class DelayWindow {
       this.#recent = [];
       return;
     }
-    const isUsed = (bytesPerS * currentMs) / 1_000 > this.#bytes / 4;
-    if (isUsed && rttMs <= mostMs) this.#bytes = bounded(this.#bytes * (this.#probing ? 2 : GROWTH));
+    const isUsed = bytesPerMs * rttMs > this.#bytes / 4;
+    if (isUsed) this.#bytes = bounded(this.#bytes * (this.#probing ? 2 : GROWTH));
   }
 }
 

@@ -93,7 +93,8 @@ await Promise.all(
   Array.from({ length: Number(values.threads) }, (_, lane) => readFrom(file, lane)),
 );
 const spanMs = performance.now() - startedAtMs;
-const after = number(await progress(), "bytesReady");
+const last = await progress();
+const after = number(last, "bytesReady");
 const missing = leecher.last("done") === undefined;
 await leecher.waitFor("done", undefined, 300_000);
 const sorted = samples.toSorted((a, b) => a - b);
@@ -109,6 +110,8 @@ console.log(
     p90Rtt: round(quantile(0.9) / rttMs),
     p99Rtt: round(quantile(0.99) / rttMs),
     maxRtt: round(quantile(1) / rttMs),
+    /** The peers' own round trip at the end of the reads. */
+    pingRtt: round(number(last, "rttMs") / rttMs),
     /** Of what the path carries, while the reads went on. */
     backgroundRatio: round((after - before) / (spanMs / 1_000) / bytesPerS),
     missingAllTheWhile: missing,

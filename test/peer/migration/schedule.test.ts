@@ -4,6 +4,7 @@ import { expect, test } from "vitest";
 
 import { ChunkSet } from "../../../peer/migration/bitmap.ts";
 import { DELAY_WINDOW_BYTES_MIN, DelayWindow } from "../../../peer/migration/delay-window.ts";
+import { WINDOW_BYTES_MAX } from "../../../peer/migration/limits.ts";
 import { PRIORITIES, Schedule } from "../../../peer/migration/schedule.ts";
 import { sliceRegions } from "../../../peer/region/region.ts";
 
@@ -119,54 +120,82 @@ test("faults of a channel that is gone are forgotten; those ahead of `want` are 
 });
 
 /** A path with a queue: what is under way beyond what the path itself holds waits in it. */
-function roundTrip(windowBytes: number, bytesPerS: number, baseMs: number): [number, number] {
-  const rttMs = Math.max(baseMs, (windowBytes / bytesPerS) * 1_000);
-  return [rttMs, Math.min(bytesPerS, (windowBytes / rttMs) * 1_000)];
+class Path {
+  readonly window = new DelayWindow();
+  #nowMs = 0;
+  #bytes = 0;
+
+  readonly bytesPerS: number;
+  baseMs: number;
+
+  constructor(bytesPerS: number, baseMs: number) {
+    this.bytesPerS = bytesPerS;
+    this.baseMs = baseMs;
+  }
+
+  /** @returns The round trip, and the rate. */
+  turn(lateMs = 0): [number, number] {
+    const held = (this.bytesPerS * this.baseMs) / 1_000;
+    const rttMs = Math.max(this.baseMs, (this.window.bytes / this.bytesPerS) * 1_000);
+    const rate = this.bytesPerS * Math.min(1, this.window.bytes / held);
+    this.#nowMs += 50;
+    this.#bytes += rate * 0.05;
+    this.window.sample(rttMs + lateMs, this.#bytes, this.#nowMs);
+    return [rttMs, rate];
+  }
 }
 
 test.each([
   { baseMs: 50, bytesPerS: 25e6 },
   { baseMs: 50, bytesPerS: 125e6 },
   { baseMs: 150, bytesPerS: 10e6 },
-])(
-  "the window fills $bytesPerS bytes/s over $baseMs ms and not its queue",
-  ({ baseMs, bytesPerS }) => {
-    for (const known of [0, bytesPerS, bytesPerS * 4]) {
-      const window = new DelayWindow();
-      window.sample(baseMs, 0, 0);
-      window.begin(known);
-      let worstMs = 0;
-      let slowest = Infinity;
-      for (let turn = 1; turn < 2_000; turn++) {
-        const [rttMs, rate] = roundTrip(window.bytes, bytesPerS, baseMs);
-        window.sample(rttMs, rate, turn * 50);
-        if (turn < 300) continue;
-        worstMs = Math.max(worstMs, rttMs);
-        slowest = Math.min(slowest, rate);
-      }
-      expect(worstMs / baseMs).toBeLessThan(1.2);
-      expect(slowest / bytesPerS).toBeGreaterThan(0.9);
+])("the window fills $bytesPerS bytes/s over $baseMs ms and not its queue", (options) => {
+  const { baseMs, bytesPerS } = options;
+  for (const known of [0, bytesPerS, bytesPerS * 4]) {
+    const path = new Path(bytesPerS, baseMs);
+    path.turn();
+    path.window.begin(known);
+    for (let turn = 0; turn < 100; turn++) path.turn();
+    for (let turn = 0; turn < 2_000; turn++) {
+      const [rttMs, rate] = path.turn();
+      expect(rttMs / baseMs).toBeLessThan(1.25);
+      expect(rate / bytesPerS).toBeGreaterThan(0.9);
     }
-  },
-);
+  }
+});
 
 test("a path that became longer is not taken for a full one for ever", () => {
-  const window = new DelayWindow();
-  for (let turn = 0; turn < 400; turn++) {
-    window.sample(...roundTrip(window.bytes, 50e6, 20), turn * 50);
-  }
-  for (let turn = 400; turn < 4_000; turn++) {
-    window.sample(...roundTrip(window.bytes, 50e6, 80), turn * 50);
-  }
-  expect(window.bytes).toBeGreaterThan(0.8 * 50e6 * 0.08);
+  const path = new Path(50e6, 20);
+  for (let turn = 0; turn < 400; turn++) path.turn();
+  path.baseMs = 80;
+  for (let turn = 0; turn < 3_000; turn++) path.turn();
+  expect(path.turn()[1] / 50e6).toBeGreaterThan(0.8);
 });
 
 test("late answers alone do not shut the window", () => {
-  const window = new DelayWindow();
-  for (let turn = 0; turn < 300; turn++) window.sample(1, 2e9, turn * 50);
-  const before = window.bytes;
-  for (let turn = 300; turn < 600; turn++) window.sample(turn % 3 === 0 ? 1 : 40, 2e9, turn * 50);
-  expect(window.bytes).toBeGreaterThan(before / 2);
-  window.sample(90, 2e9);
-  expect(window.bytes).toBeGreaterThanOrEqual(DELAY_WINDOW_BYTES_MIN);
+  const path = new Path(125e6, 20);
+  for (let turn = 0; turn < 400; turn++) path.turn();
+  for (let turn = 0; turn < 600; turn++) {
+    const [, rate] = path.turn(turn % 3 === 0 ? 0 : 40);
+    expect(rate / 125e6).toBeGreaterThan(0.85);
+  }
+});
+
+test("whatever is measured, the window keeps its bounds", () => {
+  const sample = fc.record({
+    rttMs: fc.double({ min: 0, max: 1e6, noNaN: true }),
+    bytes: fc.nat(),
+  });
+  fc.assert(
+    fc.property(fc.array(sample), fc.nat(), (samples, bytesPerS) => {
+      const window = new DelayWindow();
+      let [total, nowMs] = [0, 0];
+      for (const { rttMs, bytes } of samples) {
+        window.sample(rttMs, (total += bytes), (nowMs += 50));
+        window.begin(bytesPerS);
+        expect(window.bytes).toBeGreaterThanOrEqual(DELAY_WINDOW_BYTES_MIN);
+        expect(window.bytes).toBeLessThanOrEqual(WINDOW_BYTES_MAX);
+      }
+    }),
+  );
 });
