@@ -17,7 +17,8 @@ import { BATCH_BYTES, BATCH_CHUNKS_MAX } from "./limits.ts";
 
 /** First come first. */
 export const PRIORITIES = ["fault", "dirty", "workingSet", "background"] as const;
-export type Priority = (typeof PRIORITIES)[number];
+/** Those whose regions take turns. */
+type PulledInTurn = Extract<(typeof PRIORITIES)[number], "dirty" | "background">;
 
 /** Older guesses about what comes next are dropped: they go as background. */
 const WORKING_SET_CHUNKS_MAX = 4_096;
@@ -35,7 +36,7 @@ export class Schedule {
   readonly #faulted: ChunkSet;
   #faults: number[] = [];
   /** Where the last batch ended, per region. */
-  readonly #cursors: Record<"dirty" | "background", number[]>;
+  readonly #cursors: Record<PulledInTurn, number[]>;
   #turn = 0;
 
   constructor(regions: readonly RegionSlice[], chunkCount: number, chunkBytes: number) {
@@ -121,7 +122,7 @@ export class Schedule {
     return Uint32Array.from(taken);
   }
 
-  #takeInTurn(priority: "dirty" | "background", from: ChunkSet, count: number): number[] {
+  #takeInTurn(priority: PulledInTurn, from: ChunkSet, count: number): number[] {
     const cursors = this.#cursors[priority];
     for (let i = 0; i < this.#regions.length; i++) {
       const at = (this.#turn + i) % this.#regions.length;

@@ -67,8 +67,14 @@ const from = stage.file("source");
 const mount = await stage.folder("mount");
 await makeFile(from, bytes);
 const { ticket } = await stage.seed([
-  ...["--file", from, "--chunk", values.chunk, "--region", "region"],
-  ...["--link", values.link],
+  "--file",
+  from,
+  "--chunk",
+  values.chunk,
+  "--region",
+  "region",
+  "--link",
+  values.link,
 ]);
 const args = ["--file", stage.file("copy"), "--link", values.link, "--mode", "postcopy"];
 const command = [process.execPath, MEMFERRY, "leech", "-", ...args, "--export", `fuse:${mount}`];

@@ -104,9 +104,9 @@ test("no region waits for another to be finished", () => {
   expect(turns).toEqual([0, 1_000, 1_010, 4, 1_004, 1_014, 8, 1_008, 1_018]);
   // Dirty chunks too.
   schedule.addDirty(setOf(1_050, [900, 901, 902, 903, 904, 1_049]));
-  expect([...schedule.take(), ...schedule.take(), ...schedule.take()].toSorted()).toEqual(
-    [900, 901, 902, 903, 904, 1_049].toSorted(),
-  );
+  expect([...schedule.take(), ...schedule.take(), ...schedule.take()]).toEqual([
+    900, 901, 902, 903, 1_049, 904,
+  ]);
   expect(takeAll(schedule)).toHaveLength(1_050 - 34 - 6);
 });
 
