@@ -67,7 +67,8 @@ describe.concurrent("Ctrl-C before the commit ends both sides with status 1 and 
     await seeder.waitForExit();
     const destination = stage.file(`destination-${++runs}`);
     const leecher = stage.leech(ticket, ["--file", destination]);
-    await expect(leecher.waitForExit(2_000)).rejects.toThrow("still runs");
+    await leecher.waitFor("joined");
+    await expect(leecher.waitForExit(1_000)).rejects.toThrow("still runs");
     leecher.kill("SIGINT");
     await leecher.expectExit(1, SECONDS_MS);
     expect(existsSync(destination)).toBe(false);
