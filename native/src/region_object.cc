@@ -138,9 +138,12 @@ Napi::Value RegionObject::open(const Napi::CallbackInfo& info) {
       const auto sink = weak.lock();
       const auto region = sink ? sink->region.lock() : nullptr;
       if (!region || sink->callback.IsEmpty()) return;
+      // Empty once the object is collected: nobody is left to tell.
+      const Napi::Function callback = sink->callback.Value();
+      if (callback.IsEmpty()) return;
       const std::vector<uint32_t> chunks = region->waiting().takeFaults();
       if (chunks.empty()) return;
-      sink->callback.Call({makeWords(posted, chunks.data(), chunks.size())});
+      callback.Call({makeWords(posted, chunks.data(), chunks.size())});
     });
   };
 
@@ -151,10 +154,13 @@ Napi::Value RegionObject::open(const Napi::CallbackInfo& info) {
     return env.Undefined();
   }
   faults->region = region;
-  if (onFault.IsFunction()) faults->callback = Napi::Persistent(onFault.As<Napi::Function>());
 
-  const Napi::Object made = environment->regionClass.New({});
+  Napi::Object made = environment->regionClass.New({});
   if (made.IsEmpty()) return env.Undefined();  // terminated meanwhile
+  if (onFault.IsFunction()) {
+    made.DefineProperty(Napi::PropertyDescriptor::Value("onFault", onFault, napi_default));
+    faults->callback = Napi::Weak(onFault.As<Napi::Function>());
+  }
   RegionObject* self = Unwrap(made);
   self->bridge_ = bridge;
   self->bytes_ = region->bytes();

@@ -30,7 +30,9 @@ class RegionObject : public Napi::ObjectWrap<RegionObject> {
   void exported(int change) { exports_ += change; }
 
  private:
-  // What the fault callback needs; shared with calls that are on their way while the object goes.
+  // What the fault callback needs; shared with calls that are on their way while the object goes. The
+  // function is a property of the JS object, where the collector sees it, and weak here: it commonly
+  // refers back to the region, and a strong reference would keep that circle for ever.
   struct FaultSink {
     std::weak_ptr<Region> region;
     Napi::FunctionReference callback;

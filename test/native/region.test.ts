@@ -8,11 +8,13 @@ import {
 } from "node:fs";
 import { execFileSync, spawnSync } from "node:child_process";
 import path from "node:path";
+import v8 from "node:v8";
+import vm from "node:vm";
 
 import fc from "fast-check";
 import { beforeEach, expect, onTestFinished, test } from "vitest";
 
-import { NativeError, StoreOutcome, ZERO_CHUNK } from "../../native/index.ts";
+import { NativeError, type NativeRegion, StoreOutcome, ZERO_CHUNK } from "../../native/index.ts";
 import { skipUnless } from "../support/requires.ts";
 import {
   bitmapOf,
@@ -26,11 +28,15 @@ import {
   requireNative,
   storeChunks,
   temporaryFolder,
+  until,
 } from "./support/exports.ts";
 
 beforeEach((ctx) => skipUnless(ctx, requireNative()));
 
 const SMALL = 4096;
+
+v8.setFlagsFromString("--expose-gc");
+const collectGarbage = vm.runInNewContext("gc") as () => void;
 
 function codeOf(act: () => unknown): string {
   try {
@@ -425,4 +431,34 @@ test("read() fills a buffer that the caller has let go of", async () => {
   for (const { zero } of await Promise.all(reads))
     expect(zero.every((flag) => flag === 1)).toBe(true);
   expect(filler).toHaveLength(64);
+});
+
+// The callback commonly refers back to what owns the region: a circle through the addon that the
+// collector must see, or every migration of a long-lived process keeps its memory.
+test.each([
+  ["after close()", true],
+  ["abandoned open", false],
+])("a region whose onFault refers back to it is collected %s", async (_, closed) => {
+  const rounds = 50;
+  let collected = 0;
+  const registry = new FinalizationRegistry(() => collected++);
+  for (let round = 0; round < rounds; round++) {
+    const owner: { region?: NativeRegion } = {};
+    owner.region = native().openRegion({
+      store: { kind: "memory" },
+      bytes: CHUNK,
+      chunkBytes: CHUNK,
+      hashKey: KEY,
+      present: "none",
+      gate: "open",
+      onFault: () => void owner.region,
+    });
+    registry.register(owner, undefined);
+    if (closed) await owner.region.close();
+  }
+  // The loop's last one may still be on the stack.
+  await until("the regions to be collected", () => {
+    collectGarbage();
+    return collected >= rounds - 2;
+  });
 });
