@@ -230,6 +230,43 @@ export interface FuseMount {
   unmount(): Promise<void>;
 }
 
+/** Where NBD clients find a server; port 0: a free one, which `NbdServer.address` then tells. */
+export type NbdAddress =
+  | { readonly path: string }
+  | { readonly host: string; readonly port: number };
+
+export interface NbdServerOptions {
+  /** A Unix socket, mode 0600 (an abandoned one there is replaced), or TCP. */
+  readonly listen: NbdAddress;
+  /** `require`: nothing but STARTTLS is answered in the clear. Default `off`. */
+  readonly tls?: "off" | "allow" | "require";
+  /**
+   * A client has asked for TLS: `encrypted` is its socket, where the handshake comes next; what is inside goes to
+   * and from `plain`. Both belong to the callee. Needed unless `tls` is `off`.
+   */
+  readonly onTls?: (encrypted: number, plain: number) => void;
+  /** Further ones are cut at once. Default 64. */
+  readonly maxConnections?: number;
+}
+
+/**
+ * Serves regions to NBD clients on the addon's own threads: fixed newstyle, structured and extended replies, any
+ * number of exports and connections. A hit never enters JavaScript.
+ */
+export interface NbdServer {
+  /** Where it listens. */
+  readonly address: NbdAddress;
+  readonly connections: number;
+  /** Offers a region; the first one answers to the empty name too. At most 256. */
+  add(
+    name: string,
+    region: NativeRegion,
+    attributes?: { readonly readOnly?: boolean; readonly description?: string },
+  ): void;
+  /** Cuts every connection and removes the socket's file. Idempotent. */
+  stop(): Promise<void>;
+}
+
 /** Whether this host lets us mount, and what to do if not. */
 export interface FuseProbe {
   readonly available: boolean;
@@ -242,6 +279,8 @@ export interface FuseProbe {
 export interface NativeAddon {
   openRegion(options: RegionOptions): NativeRegion;
   mountFuse(options: FuseMountOptions): FuseMount;
+  /** @throws NativeError `EADDRINUSE`, `EACCES`, `ENOTFOUND` and the like */
+  serveNbd(options: NbdServerOptions): NbdServer;
   probeFuse(): FuseProbe;
   /**
    * A copy of a descriptor of another process of this user that we may trace: of a child.

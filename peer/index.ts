@@ -4,7 +4,7 @@
  * @module
  */
 export { isTransient, MigrationError, type MigrationErrorCode } from "./errors.ts";
-export { ExportedWrites } from "./export/export.ts";
+export { ExportedWrites } from "./export/exported-writes.ts";
 export { ScannedWrites } from "./export/scanned-writes.ts";
 export type { Journal, LeecherRecord, SeederRecord } from "./journal/journal.ts";
 export type { Destination, KeptChunks } from "./migration/destination.ts";

@@ -9,6 +9,7 @@
 #include "descriptors.h"
 #include "environment.h"
 #include "mount_object.h"
+#include "nbd_object.h"
 #include "region_object.h"
 #include "values.h"
 
@@ -39,6 +40,10 @@ Napi::Value mountFuse(const Napi::CallbackInfo& info) {
   return initialized(info) ? MountObject::mount(info) : info.Env().Undefined();
 }
 
+Napi::Value serveNbd(const Napi::CallbackInfo& info) {
+  return initialized(info) ? NbdObject::serve(info) : info.Env().Undefined();
+}
+
 Napi::Value adopt(const Napi::CallbackInfo& info) {
   return initialized(info) ? adoptDescriptor(info) : info.Env().Undefined();
 }
@@ -64,10 +69,12 @@ Napi::Object start(Napi::Env env, Napi::Object exports) {
   env.AddCleanupHook([held = *environment] { held->teardown(); });
   (*environment)->regionClass = Napi::Persistent(RegionObject::define(env));
   (*environment)->mountClass = Napi::Persistent(MountObject::define(env));
+  (*environment)->nbdClass = Napi::Persistent(NbdObject::define(env));
 
   exports.Set("initialize", Napi::Function::New<initialize>(env, "initialize"));
   exports.Set("openRegion", Napi::Function::New<openRegion>(env, "openRegion"));
   exports.Set("mountFuse", Napi::Function::New<mountFuse>(env, "mountFuse"));
+  exports.Set("serveNbd", Napi::Function::New<serveNbd>(env, "serveNbd"));
   exports.Set("probeFuse", Napi::Function::New<MountObject::probe>(env, "probeFuse"));
   exports.Set("adoptDescriptor", Napi::Function::New<adopt>(env, "adoptDescriptor"));
   exports.Set("closeDescriptor", Napi::Function::New<closeDescriptor>(env, "closeDescriptor"));

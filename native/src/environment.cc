@@ -73,6 +73,7 @@ void Environment::teardown() {
   if (bridge) bridge->close();
   regionClass.Reset();
   mountClass.Reset();
+  nbdClass.Reset();
 }
 
 }  // namespace memferry

@@ -30,9 +30,10 @@ class Environment {
   std::shared_ptr<Bridge> bridge;
   Napi::FunctionReference regionClass;
   Napi::FunctionReference mountClass;
+  Napi::FunctionReference nbdClass;
 
   // `stop` blocks until the thing's threads are gone; it may run on any thread.
-  enum class Kind { mount, region };
+  enum class Kind { mount, region };  // a server of any kind is a mount
   void onTeardown(const void* key, Kind kind, std::function<void()> stop);
   void forget(const void* key);
   // On the JS thread.

@@ -2,9 +2,12 @@
 
 #include <time.h>
 
+#include <algorithm>
 #include <bit>
 #include <cerrno>
 #include <utility>
+
+#include "nbd_wire.h"
 
 namespace memferry {
 namespace {
@@ -126,10 +129,10 @@ int Region::writeAt(const uint8_t* from, size_t length, uint64_t offset) {
   return 0;
 }
 
-int Region::zeroAt(uint64_t offset, uint64_t length) {
+int Region::zeroAt(uint64_t offset, uint64_t length, bool keepBlocks, bool fast) {
   // The hint stays as it is: zeros remain zeros, and a chunk that was not known to be zero may have
   // other bytes outside the range.
-  const int error = store_->zero(offset, length);
+  const int error = store_->zero(offset, length, {.keepBlocks = keepBlocks, .fast = fast});
   dirty_.setRange(chunkAt(offset), chunkAt(offset + length - 1));
   if (error) return error;
   writes_.fetch_add(1, std::memory_order_relaxed);
@@ -325,6 +328,44 @@ void Region::checkpoint(std::function<void(Failure)> done) {
     const int error = makeDurable();
     done(error ? store_->explain(error, "fdatasync") : Failure{});
   });
+}
+
+std::vector<Region::Extent> Region::status(Status kind, uint64_t offset, uint64_t length, size_t most) const {
+  std::vector<Extent> out;
+  const uint64_t end = offset + length;
+  while (offset < end) {
+    const Extent next = kind == Status::dirty ? dirtyAt(offset, end) : allocationAt(offset, end);
+    if (!out.empty() && out.back().flags == next.flags) {
+      out.back().length += next.length;
+    } else if (out.size() < most) {
+      out.push_back(next);
+    } else {
+      break;
+    }
+    offset += next.length;
+  }
+  return out;
+}
+
+// What has not arrived has to be read to be known: data.
+Region::Extent Region::allocationAt(uint64_t offset, uint64_t end) const {
+  uint32_t chunk = chunkAt(offset);
+  const bool present = present_.test(chunk);
+  uint64_t until = offset;
+  while (until < end && present_.test(chunk) == present) until = chunkOffset(chunk++) + chunkBytes_;
+  until = std::min(until, end);
+  if (!present) return {until - offset, 0};
+  uint64_t same = until;
+  const uint32_t flags = store_->holeAt(offset, same) ? nbd::kStateHole | nbd::kStateZero : 0;
+  return {std::min(same, until) - offset, flags};
+}
+
+Region::Extent Region::dirtyAt(uint64_t offset, uint64_t end) const {
+  uint32_t chunk = chunkAt(offset);
+  const bool dirty = dirty_.test(chunk);
+  uint64_t until = offset;
+  while (until < end && dirty_.test(chunk) == dirty) until = chunkOffset(chunk++) + chunkBytes_;
+  return {std::min(until, end) - offset, dirty ? nbd::kStateDirty : 0};
 }
 
 RegionStats Region::stats() const {

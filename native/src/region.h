@@ -73,7 +73,19 @@ class Region {
   void end(const Admission& admission) { inFlight_.leave(admission.phase); }
   int readAt(uint8_t* into, size_t length, uint64_t offset);
   int writeAt(const uint8_t* from, size_t length, uint64_t offset);
-  int zeroAt(uint64_t offset, uint64_t length);
+  // `keepBlocks`: what is reserved stays so. `fast`: ENOTSUP rather than writing zeros out.
+  int zeroAt(uint64_t offset, uint64_t length, bool keepBlocks = false, bool fast = false);
+  // Reads as zeros without a look at the store. False: it is not known.
+  bool knownZero(uint64_t offset, uint64_t length) const {
+    return zeros_.allSet(chunkAt(offset), chunkAt(offset + length - 1));
+  }
+  // What a range holds, for NBD's block status: neighbours differ. Clipped to the range, at most `most` of them.
+  enum class Status { allocation, dirty };
+  struct Extent {
+    uint64_t length;
+    uint32_t flags;  // as NBD has them
+  };
+  std::vector<Extent> status(Status kind, uint64_t offset, uint64_t length, size_t most) const;
   WaitingRoom& waiting() { return waiting_; }
   InFlight& inFlight() { return inFlight_; }
   // Not counted as in flight: it writes nothing that quiesce() could be waiting for. ESTALE if fenced.
@@ -125,6 +137,8 @@ class Region {
   Failure storeChunk(StoreJob& job, size_t position);
   int writeChunk(uint32_t chunk, const uint8_t* bytes);
   void grantIfAsked(uint32_t chunk);
+  Extent allocationAt(uint64_t offset, uint64_t end) const;
+  Extent dirtyAt(uint64_t offset, uint64_t end) const;
   void served();
 
   const uint64_t bytes_;

@@ -162,16 +162,34 @@ int Store::write(const uint8_t* from, size_t length, uint64_t offset) {
   return 0;
 }
 
-int Store::zero(uint64_t offset, uint64_t length) {
+int Store::zero(uint64_t offset, uint64_t length, Zeroing how) {
   if (options_.readOnly) return EROFS;
   if (shrunk()) return EIO;
+  const bool keep = options_.reserve || how.keepBlocks;
   // A hole would give reserved blocks back, and a later write could then meet a full disk.
-  const int mode = (options_.reserve ? FALLOC_FL_ZERO_RANGE : FALLOC_FL_PUNCH_HOLE) | FALLOC_FL_KEEP_SIZE;
+  const int mode = (keep ? FALLOC_FL_ZERO_RANGE : FALLOC_FL_PUNCH_HOLE) | FALLOC_FL_KEEP_SIZE;
   const int result = retryOnEintr([&] {
     return ::fallocate(fd_, mode, static_cast<off_t>(offset), static_cast<off_t>(length));
   });
   if (result == 0) return 0;
-  return unsupported(errno) ? writeZeros(offset, length) : errno;
+  if (!unsupported(errno)) return errno;
+  return how.fast ? ENOTSUP : writeZeros(offset, length);
+}
+
+bool Store::holeAt(uint64_t offset, uint64_t& until) const {
+  // The descriptor's own position moves; nobody uses it.
+  const off_t data = ::lseek(fd_, static_cast<off_t>(offset), SEEK_DATA);
+  if (data < 0 && errno != ENXIO) {
+    until = bytes_;  // cannot tell: data
+    return false;
+  }
+  if (data < 0 || static_cast<uint64_t>(data) > offset) {
+    until = data < 0 ? bytes_ : static_cast<uint64_t>(data);
+    return true;
+  }
+  const off_t hole = ::lseek(fd_, data, SEEK_HOLE);
+  until = hole > data ? static_cast<uint64_t>(hole) : bytes_;
+  return false;
 }
 
 int Store::writeZeros(uint64_t offset, uint64_t length) {

@@ -39,7 +39,15 @@ class Store {
   int read(uint8_t* into, size_t length, uint64_t offset) const;
   int write(const uint8_t* from, size_t length, uint64_t offset);
   // Makes the range read as zeros: a hole, or zeroed blocks where blocks were reserved.
-  int zero(uint64_t offset, uint64_t length);
+  struct Zeroing {
+    bool keepBlocks = false;
+    // Rather ENOTSUP than as much work as a write.
+    bool fast = false;
+  };
+  int zero(uint64_t offset, uint64_t length, Zeroing how);
+  int zero(uint64_t offset, uint64_t length) { return zero(offset, length, {}); }
+  // Whether nothing is stored at `offset`, and in `until` where that changes.
+  bool holeAt(uint64_t offset, uint64_t& until) const;
   // Once it has failed it fails for good: the kernel says so once, then takes for clean what it never wrote.
   int sync();
 

@@ -25,7 +25,7 @@ import { LeechedRegions } from "./leeched-region.ts";
 import { LINK_CHOICES, LINK_OPTION } from "./link-option.ts";
 import { showEvent, showProgress } from "./migration-output.ts";
 import type { Output } from "./output.ts";
-import { requireReceivedPlace } from "./region-options.ts";
+import { EXPORT_OPTIONS, requireReceivedPlace } from "./region-options.ts";
 import { readSecret } from "./relay-access.ts";
 import { joinPatiently, STATE_OPTIONS, stateDirectory, type Resumed } from "./resumption.ts";
 
@@ -46,11 +46,7 @@ export const leechSpec: CommandSpec = {
       repeatable: true,
     },
     "ticket-file": { value: "PATH", help: "read the ticket there; TICKET - reads standard input" },
-    export: {
-      value: "fuse:DIR",
-      help: "show the regions to programs as DIR/NAME; NAME=fuse:DIR for one of them, repeated",
-      repeatable: true,
-    },
+    ...EXPORT_OPTIONS,
     mode: {
       value: "MODE",
       help: "hybrid: rounds, then hand over; precopy: all before; postcopy: all after (default hybrid; precopy without --export)",
@@ -74,6 +70,10 @@ export const leechSpec: CommandSpec = {
     [
       "memferry leech - --file data.db --export fuse:/mnt/ferry --on-resume 'systemctl start app' < ticket",
       "an application goes on here, with the ticket from standard input",
+    ],
+    [
+      "memferry leech --ticket-file t --file disk.img --export nbd:unix:/run/disk.sock",
+      "QEMU goes on here with the disk as nbd+unix:///disk.img?socket=/run/disk.sock",
     ],
     [
       "memferry leech --ticket-file t --file vm.ram --mode postcopy",
@@ -126,7 +126,7 @@ export async function leech(
     const { phase } = journal.record ?? {};
     await using place = new LeechedRegions({ args, output, supervision, directory, phase });
     // Before the ticket is used up: a mount point that is not fit costs nothing then.
-    place.mount();
+    place.openExports();
     let leecher: Leecher | undefined;
     const control = await joinPatiently(output, interrupt, {
       patient: phase !== undefined,
@@ -164,7 +164,7 @@ export async function leech(
       },
       onEvent: (event) => showEvent(output, event),
       ...options,
-      ...place.resumeHook(),
+      onResume: (signal) => place.onResume(signal),
     });
     const running = leecher;
     interrupt.handle((count) => interrupted(running, output, count));
@@ -254,7 +254,7 @@ function migrationMode(args: Arguments): Mode {
   const mode = args.oneOf("mode", MODES, exported ? "hybrid" : "precopy");
   if (mode !== "precopy" && !exported && args.text("on-resume") !== undefined) {
     throw usage(
-      `--mode ${mode} starts the workload before all is there: add --export fuse:DIR so that it can wait for what is missing, or use --mode precopy`,
+      `--mode ${mode} starts the workload before all is there: add --export (fuse:DIR, for one) so that it can wait for what is missing, or use --mode precopy`,
     );
   }
   return mode;

@@ -8,6 +8,8 @@ import { hostname } from "node:os";
 import { loadNative, NativeError, type NativeRegion } from "../../native/index.ts";
 import { HASH_BYTES } from "../../relay/protocol/frame.ts";
 import { MigrationError } from "../errors.ts";
+import { Exports } from "../export/exports.ts";
+import type { ExportPlace } from "../export/place.ts";
 import type { LeecherPhase } from "../journal/journal.ts";
 import type { SessionDirectory } from "../journal/session-directory.ts";
 import type { Destination, KeptChunks } from "../migration/destination.ts";
@@ -17,7 +19,6 @@ import type { Supervision } from "../supervisor/held.ts";
 import { VERSION } from "../version.ts";
 import type { Arguments } from "./command-line.ts";
 import { runHook } from "./hook.ts";
-import { Mounts } from "./mounts.ts";
 import type { Output } from "./output.ts";
 import {
   ExportOptions,
@@ -48,8 +49,9 @@ export interface LeechedRegionsOptions {
 /** The files and exports of what is received. Until `keep`, what was made here is removed again at the end. */
 export class LeechedRegions {
   readonly #options: LeechedRegionsOptions;
-  readonly #exports: ExportOptions;
-  readonly #mounts = new Mounts();
+  readonly #shown: ExportOptions;
+  readonly #exports = new Exports();
+  readonly #places = new Map<string, ExportPlace>();
   readonly #members: NamedRegion[] = [];
   readonly #createdFiles: string[] = [];
   #files = new Map<string, string>();
@@ -60,24 +62,27 @@ export class LeechedRegions {
   constructor(options: LeechedRegionsOptions) {
     this.#options = options;
     requireReceivedPlace(options.args);
-    this.#exports = new ExportOptions(options.args);
+    this.#shown = new ExportOptions(options.args);
   }
 
   /** Where programs find the regions. */
   get paths(): string[] {
-    return (this.#offer?.regions ?? []).map(({ name }) => {
-      const directory = this.#exports.of(name)?.directory;
-      return directory === undefined ? (this.#files.get(name) ?? name) : `${directory}/${name}`;
-    });
+    return (this.#offer?.regions ?? []).map(
+      ({ name }) => this.#places.get(name)?.pathOf(name) ?? this.#files.get(name) ?? name,
+    );
   }
 
   get exported(): boolean {
-    return this.#exports.any;
+    return this.#shown.any;
   }
 
-  /** @throws what is wrong with the mount points */
-  mount(): void {
-    this.#mounts.open(this.#exports.directories, this.#options.supervision);
+  /** @throws what is wrong with a place of an export */
+  openExports(): void {
+    const { tls } = this.#shown;
+    this.#exports.open(this.#shown.specs, {
+      holdings: this.#options.supervision.holdings,
+      ...(tls === undefined ? {} : { tls }),
+    });
   }
 
   /** Lets nobody read or write any more, and makes what is here durable. */
@@ -98,7 +103,7 @@ export class LeechedRegions {
     const names = offer.regions.map(({ name }) => name);
     for (const name of names) this.#requireFileName(name);
     this.#files = receivedFiles(args, names);
-    this.#exports.requireKnown(names);
+    this.#shown.requireKnown(names);
     this.#offer = offer;
     const faults: { destination?: Destination } = {};
     let firstChunk = 0;
@@ -118,9 +123,9 @@ export class LeechedRegions {
       ...(phase === undefined ? {} : { kept: await this.#kept(store, phase) }),
     };
     faults.destination = destination;
-    const problem = await supervision.hold(directory.path, this.#members, this.#mounts.all);
+    const problem = await supervision.hold(directory.path, this.#members, this.#exports.mounts);
     if (problem !== "") output.note(`warning: the supervisor holds nothing: ${problem}`);
-    if (!this.#mounts.serve()) {
+    if (!this.#exports.serve()) {
       output.note(
         "warning: before Linux 6.9 what was being read when the peer was killed waits on",
       );
@@ -142,27 +147,26 @@ export class LeechedRegions {
     };
   }
 
-  resumeHook(): { onResume?: (signal: AbortSignal) => Promise<void> } {
+  /** Starts the workload: its devices first, then the hook. */
+  async onResume(signal: AbortSignal): Promise<void> {
+    await this.#exports.attach();
     const command = this.#options.args.text("on-resume");
-    if (command === undefined) return {};
-    return {
-      onResume: (signal) =>
-        runHook(
-          "--on-resume",
-          command,
-          {
-            MEMFERRY_REGION: this.#offer === undefined ? "" : nameOf(this.#offer),
-            MEMFERRY_BYTES: String(this.#offer === undefined ? 0 : bytesOf(this.#offer)),
-            MEMFERRY_PATH: this.paths[0] ?? "",
-            MEMFERRY_PATHS: this.paths.join("\n"),
-          },
-          signal,
-        ),
-    };
+    if (command === undefined) return;
+    await runHook(
+      "--on-resume",
+      command,
+      {
+        MEMFERRY_REGION: this.#offer === undefined ? "" : nameOf(this.#offer),
+        MEMFERRY_BYTES: String(this.#offer === undefined ? 0 : bytesOf(this.#offer)),
+        MEMFERRY_PATH: this.paths[0] ?? "",
+        MEMFERRY_PATHS: this.paths.join("\n"),
+      },
+      signal,
+    );
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
-    await this.#mounts.close();
+    await this.#exports.close();
     for (const { region } of this.#members) await region.close();
     if (this.#keep) return;
     for (const file of this.#createdFiles) await rm(file, { force: true });
@@ -180,8 +184,8 @@ export class LeechedRegions {
     }
     const region = await this.#open(file, inherited, { name, bytes, offer, onFault });
     this.#members.push({ name, region });
-    const directory = this.#exports.of(name)?.directory;
-    if (directory !== undefined) this.#mounts.add(directory, name, region);
+    const shown = this.#shown.of(name);
+    if (shown !== undefined) this.#places.set(name, this.#exports.add(shown, name, region));
   }
 
   async #open(

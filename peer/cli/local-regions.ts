@@ -8,15 +8,16 @@ import { loadNative, type NativeRegion } from "../../native/index.ts";
 import { messageOf } from "../../relay/protocol/errors.ts";
 import { CHUNK_BYTES_MAX, CHUNK_BYTES_MIN } from "../../relay/protocol/limits.ts";
 import { MigrationError } from "../errors.ts";
-import { ExportedWrites } from "../export/export.ts";
+import { ExportedWrites } from "../export/exported-writes.ts";
+import { Exports } from "../export/exports.ts";
 import { ScannedWrites } from "../export/scanned-writes.ts";
+import { EXPORT_KINDS, type ExportSpec } from "../export/spec.ts";
 import type { SeederPhase } from "../journal/journal.ts";
 import { CHUNKS_MAX, REGIONS_MAX } from "../migration/limits.ts";
 import { GroupWrites, RegionGroup, type NamedRegion } from "../region/group.ts";
 import type { DirtySource } from "../region/region.ts";
 import type { Supervision } from "../supervisor/held.ts";
 import { usage, type Arguments } from "./command-line.ts";
-import { Mounts } from "./mounts.ts";
 import { ExportOptions, seededRegions, type RegionSpec } from "./region-options.ts";
 
 const CHUNK_BYTES_DEFAULT = 64 * 1024;
@@ -31,10 +32,9 @@ export interface LocalRegionsOptions {
 
 export class LocalRegions {
   readonly hashKey: Uint8Array;
-  readonly mounts = new Mounts();
+  readonly exports = new Exports();
   readonly members: NamedRegion[] = [];
-  /** Where programs find each. */
-  readonly paths: string[] = [];
+  readonly #paths: (() => string)[] = [];
   readonly #closing: (() => Promise<void>)[] = [];
   #store: RegionGroup | undefined;
   #dirty: DirtySource | undefined;
@@ -70,11 +70,21 @@ export class LocalRegions {
   }
 
   get exported(): boolean {
-    return this.mounts.all.length > 0;
+    return this.exports.any;
+  }
+
+  /** Where programs find each. */
+  get paths(): string[] {
+    return this.#paths.map((path) => path());
+  }
+
+  /** Shows the regions where whoever sees them looks into them at once; not while they are held still. */
+  async attach(): Promise<void> {
+    if (this.members.every(({ region }) => region.gate === "open")) await this.exports.attach();
   }
 
   async close(): Promise<void> {
-    await this.mounts.close();
+    await this.exports.close();
     for (const close of this.#closing.splice(0).reverse()) await close();
   }
 
@@ -87,14 +97,17 @@ export class LocalRegions {
     const lengths = await Promise.all(specs.map(({ place }) => bytesOf(place)));
     const chunks = lengths.reduce((sum, bytes) => sum + Math.ceil(bytes / chunkBytes), 0);
     if (chunks > CHUNKS_MAX) throw usage(`${chunks} chunks are too many: give a larger --chunk`);
-    this.mounts.open(exports.directories, supervision);
+    this.exports.open(exports.specs, {
+      holdings: supervision.holdings,
+      ...(exports.tls === undefined ? {} : { tls: exports.tls }),
+    });
     const sources: DirtySource[] = [];
     for (const [i, spec] of specs.entries()) {
-      const directory = exports.of(spec.name)?.directory;
+      const shown = exports.of(spec.name);
       const region = this.#openOne(spec, {
         bytes: lengths[i] ?? 0,
         chunkBytes,
-        exported: directory !== undefined,
+        exported: shown !== undefined,
         gate: phase === "finalized" || phase === "committed" ? "closed" : "open",
         inherited: supervision.holdings.stores[spec.name],
         resumed: phase !== undefined,
@@ -102,7 +115,7 @@ export class LocalRegions {
       if (phase === "committed") region.setGate("fenced");
       this.#closing.push(() => region.close());
       this.members.push({ name: spec.name, region });
-      sources.push(await this.#watch(spec, region, directory));
+      sources.push(await this.#watch(spec, region, shown));
     }
     this.#store = new RegionGroup(this.members);
     this.#dirty = new GroupWrites(this.#store.regions, sources);
@@ -150,20 +163,19 @@ export class LocalRegions {
   async #watch(
     { name, place }: RegionSpec,
     region: NativeRegion,
-    directory: string | undefined,
+    shown: ExportSpec | undefined,
   ): Promise<DirtySource> {
-    const mount = directory === undefined ? undefined : this.mounts.of(directory);
-    if (directory !== undefined && mount !== undefined) {
-      mount.add(name, region);
-      this.paths.push(`${directory}/${name}`);
-      return new ExportedWrites(region, mount, name);
+    if (shown !== undefined) {
+      const at = this.exports.add(shown, name, region);
+      this.#paths.push(() => at.pathOf(name));
+      return new ExportedWrites(region, at, name);
     }
     if (place.kind === "memory") {
-      throw usage("--size needs --export fuse:DIR: without it nobody can use the memory");
+      throw usage(`--size needs --export (${EXPORT_KINDS}): without it nobody can use the memory`);
     }
     const writes = await ScannedWrites.open(region, place.path);
     this.#closing.push(() => writes.close());
-    this.paths.push(place.path);
+    this.#paths.push(() => place.path);
     return writes;
   }
 }

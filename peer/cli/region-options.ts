@@ -4,8 +4,9 @@
  * @module
  */
 import { basename, join } from "node:path";
-import { parseExport, type ExportSpec } from "../export/export.ts";
-import { usage, type Arguments } from "./command-line.ts";
+import type { NbdTlsOptions } from "../export/nbd-tls.ts";
+import { EXPORT_KINDS, parseExport, type ExportSpec } from "../export/spec.ts";
+import { usage, type Arguments, type OptionSpec } from "./command-line.ts";
 import { parseSize } from "./size.ts";
 
 /** Where a region's bytes are: a file, or new memory of so many bytes. */
@@ -23,6 +24,25 @@ export const REGION_OPTION = {
   help: "a region of a group; PLACE is file:PATH or size:SIZE; may be repeated. Without =PLACE: the name of --file or --size",
   repeatable: true,
 } as const;
+
+/** Where programs find the regions. */
+export const EXPORT_OPTIONS = {
+  export: {
+    value: "KIND:PLACE",
+    help: `show the regions to programs: ${EXPORT_KINDS}; NAME=KIND:PLACE for one of them, repeated`,
+    repeatable: true,
+  },
+  "tls-cert": { value: "PATH", help: "NBD clients need TLS; this server's certificate (PEM)" },
+  "tls-key": { value: "PATH", help: "the certificate's key" },
+  "tls-client-ca": {
+    value: "PATH",
+    help: "NBD clients need a certificate that this one signed",
+  },
+  "tls-psk": {
+    value: "PATH",
+    help: "NBD clients need TLS with a key of this file, one IDENTITY:HEX a line",
+  },
+} as const satisfies Readonly<Record<string, OptionSpec>>;
 
 /** The regions that are to be offered. @throws MigrationError `USAGE` */
 export function seededRegions(args: Arguments): RegionSpec[] {
@@ -90,16 +110,25 @@ export function requireReceivedPlace(args: Arguments): void {
 export class ExportOptions {
   readonly #forAll: ExportSpec | undefined;
   readonly #byName = new Map<string, ExportSpec>();
+  readonly tls: NbdTlsOptions | undefined;
 
   /** @throws MigrationError `USAGE` */
   constructor(args: Arguments) {
+    this.tls = nbdTls(args);
     for (const text of args.texts("export")) {
       const match = /^([^=:]+)=(.+)$/s.exec(text);
       const [name, spec] = [match?.[1], match?.[2]];
       if (name === undefined || spec === undefined) {
-        if (this.#forAll !== undefined) throw usage("--export fuse:DIR can be given once");
+        if (this.#forAll !== undefined) {
+          throw usage(
+            "--export KIND:PLACE can be given once: write NAME=KIND:PLACE for each region",
+          );
+        }
         this.#forAll = parseExport(text);
       } else this.#byName.set(name, parseExport(spec));
+    }
+    if (this.tls !== undefined && !this.specs.some(({ kind }) => kind === "nbd")) {
+      throw usage("--tls-... is for NBD clients: add --export nbd:tcp:HOST:PORT");
     }
   }
 
@@ -107,10 +136,9 @@ export class ExportOptions {
     return this.#forAll !== undefined || this.#byName.size > 0;
   }
 
-  /** Every mount point, each once. */
-  get directories(): string[] {
-    const specs = [this.#forAll, ...this.#byName.values()];
-    return [...new Set(specs.flatMap((spec) => (spec === undefined ? [] : [spec.directory])))];
+  get specs(): ExportSpec[] {
+    const specs = [...this.#byName.values()];
+    return this.#forAll === undefined ? specs : [this.#forAll, ...specs];
   }
 
   of(name: string): ExportSpec | undefined {
@@ -123,6 +151,33 @@ export class ExportOptions {
       if (!names.includes(name)) throw usage(`--export ${name}=...: there is no region ${name}`);
     }
   }
+}
+
+function nbdTls(args: Arguments): NbdTlsOptions | undefined {
+  const [certificate, key, clientAuthority, psk] = [
+    args.text("tls-cert"),
+    args.text("tls-key"),
+    args.text("tls-client-ca"),
+    args.text("tls-psk"),
+  ];
+  if (psk !== undefined) {
+    if (certificate !== undefined || key !== undefined || clientAuthority !== undefined) {
+      throw usage("--tls-psk takes the place of certificates: give one or the other");
+    }
+    return { kind: "psk", file: psk };
+  }
+  if (certificate === undefined || key === undefined) {
+    if (certificate === undefined && key === undefined && clientAuthority === undefined) {
+      return undefined;
+    }
+    throw usage("TLS needs --tls-cert and --tls-key");
+  }
+  return {
+    kind: "certificate",
+    certificate,
+    key,
+    ...(clientAuthority === undefined ? {} : { clientAuthority }),
+  };
 }
 
 /** @throws MigrationError `USAGE` */

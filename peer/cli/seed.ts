@@ -29,7 +29,7 @@ import { LINK_CHOICES, LINK_OPTION } from "./link-option.ts";
 import { LocalRegions } from "./local-regions.ts";
 import { showEvent, showProgress } from "./migration-output.ts";
 import type { Output } from "./output.ts";
-import { REGION_OPTION, seededRegions } from "./region-options.ts";
+import { EXPORT_OPTIONS, REGION_OPTION, seededRegions } from "./region-options.ts";
 import { RELAY_OPTIONS, relayAccess } from "./relay-access.ts";
 import { joinPatiently, STATE_OPTIONS, stateDirectory, type Resumed } from "./resumption.ts";
 import { formatBytes } from "./size.ts";
@@ -49,11 +49,7 @@ export const seedSpec: CommandSpec = {
     file: { value: "PATH", help: "the region is this file" },
     size: { value: "SIZE", help: "the region is new memory of this size, all zeros" },
     region: REGION_OPTION,
-    export: {
-      value: "fuse:DIR",
-      help: "show the regions to programs as DIR/NAME; NAME=fuse:DIR for one of them, repeated",
-      repeatable: true,
-    },
+    ...EXPORT_OPTIONS,
     chunk: {
       value: "SIZE",
       help: "transfer unit, a power of two from 4KiB to 4MiB (default 64KiB)",
@@ -84,6 +80,10 @@ export const seedSpec: CommandSpec = {
       "a database that an application uses as /mnt/ferry/data.db",
     ],
     ["memferry seed --size 256MiB --region heap --export fuse:/mnt/ferry", "new memory"],
+    [
+      "memferry seed --file disk.img --export nbd:unix:/run/disk.sock",
+      "a disk for QEMU: -drive file=nbd+unix:///disk.img?socket=/run/disk.sock",
+    ],
     [
       "memferry seed --region ram=size:1GiB --region disk=file:disk.img --export fuse:/mnt/vm",
       "several regions that are handed over together",
@@ -238,13 +238,18 @@ class SeedAttempt {
     const { args, hashKey, supervision, output } = this.#options;
     const { record } = await this.#directory.seederJournal();
     const local = await LocalRegions.open({ args, hashKey, supervision, phase: record?.phase });
-    const problem = await supervision.hold(this.#directory.path, local.members, local.mounts.all);
+    const problem = await supervision.hold(
+      this.#directory.path,
+      local.members,
+      local.exports.mounts,
+    );
     if (problem !== "") output.note(`warning: the supervisor holds nothing: ${problem}`);
-    if (!local.mounts.serve()) {
+    if (!local.exports.serve()) {
       output.note(
         "warning: before Linux 6.9 what was being read when the peer was killed waits on",
       );
     }
+    await local.attach();
     return local;
   }
 

@@ -8,7 +8,7 @@ import { open, readFile, type FileHandle } from "node:fs/promises";
 import path from "node:path";
 
 import { loadNative } from "../../native/index.ts";
-import { ExportedWrites } from "../../peer/export/export.ts";
+import { ExportedWrites } from "../../peer/export/exported-writes.ts";
 import { ScannedWrites } from "../../peer/export/scanned-writes.ts";
 import { Seeder } from "../../peer/migration/seeder.ts";
 import { RegionGroup } from "../../peer/region/group.ts";

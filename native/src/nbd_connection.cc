@@ -1,0 +1,529 @@
+#include "nbd_connection.h"
+
+#include <sys/time.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
+#include <utility>
+
+#include "thread_name.h"
+
+namespace memferry {
+
+using nbd::Chunk;
+using nbd::Command;
+using nbd::Reader;
+
+namespace {
+
+constexpr size_t kInputBytes = 64 << 10;
+// Requests that wait, and the bytes of WRITEs among them, per connection.
+constexpr size_t kMaxCalls = 1024;
+constexpr uint64_t kMaxCallBytes = 64 << 20;
+// Zeroing this much and more is not done between two requests.
+constexpr uint64_t kSlowZeroBytes = 1 << 20;
+// Payload that is too much is read past, so that the client can be told; more than this is not a mistake.
+constexpr uint64_t kMaxDiscardBytes = 256 << 20;
+// A payload buffer above this goes as soon as it was used.
+constexpr size_t kKeptPayloadBytes = 2 << 20;
+constexpr size_t kMaxExtents = 2048;
+// What each step of the negotiation may take.
+constexpr timeval kPatience{10, 0};
+
+bool isSlow(Command command, uint64_t length) {
+  return command == Command::flush ||
+         ((command == Command::trim || command == Command::writeZeroes) && length >= kSlowZeroBytes);
+}
+
+void setPatience(int fd, timeval patience) {
+  ::setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof patience);
+  ::setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &patience, sizeof patience);
+}
+
+}  // namespace
+
+struct NbdConnection::Call final : Waiter {
+  void wake(int error) override { connection->ready(this, error); }
+
+  NbdConnection* connection = nullptr;
+  Request request;
+  std::vector<uint8_t> payload;
+  int failure = 0;
+};
+
+// --- beginning and end ---
+
+NbdConnection::NbdConnection(const NbdExports& exports, NbdTls tls, NbdNegotiation::StartTls startTls,
+                             Descriptor socket)
+    : exports_(exports), tls_(tls), startTls_(std::move(startTls)), socket_(std::move(socket)) {}
+
+NbdConnection::~NbdConnection() { stop(); }
+
+void NbdConnection::start(std::function<void()> done) {
+  done_ = std::move(done);
+  thread_ = std::thread([this] { run(); });
+}
+
+void NbdConnection::cut() {
+  const std::lock_guard lock(mutex_);
+  cut_ = true;
+  room_.notify_all();
+  if (socket_) ::shutdown(socket_.get(), SHUT_RDWR);
+}
+
+void NbdConnection::stop() {
+  cut();
+  if (thread_.joinable()) thread_.join();
+}
+
+void NbdConnection::run() {
+  becomeHelperThread("memferry-nbd");
+  setPatience(socket_.get(), kPatience);
+  NbdNegotiation negotiation(exports_, tls_, [this](Descriptor& socket) {
+    // cut() may come at any time and must find the socket that we read from.
+    std::unique_lock lock(mutex_);
+    Descriptor plain = std::move(socket);
+    lock.unlock();
+    const bool started = startTls_(plain);
+    lock.lock();
+    socket = std::move(plain);
+    if (!started || cut_) return false;
+    setPatience(socket.get(), kPatience);
+    return true;
+  });
+  if (negotiation.run(socket_, agreed_)) {
+    setPatience(socket_.get(), {});
+    transmit();
+  }
+  leave();
+  {
+    const std::lock_guard lock(mutex_);
+    socket_.reset();
+  }
+  done_();
+}
+
+void NbdConnection::leave() {
+  std::vector<std::unique_ptr<Call>> cancelled;
+  {
+    std::unique_lock lock(mutex_);
+    leaving_ = true;
+    // Ends a resumer's send.
+    ::shutdown(socket_.get(), SHUT_RDWR);
+    for (auto at = calls_.begin(); at != calls_.end();) {
+      if (agreed_.target->region->waiting().cancel(*at->second)) {
+        cancelled.push_back(std::move(at->second));
+        at = calls_.erase(at);
+      } else {
+        ++at;
+      }
+    }
+    room_.wait(lock, [&] { return calls_.empty(); });
+  }
+  for (Lane* lane : {&waited_, &slow_}) {
+    lane->wake.notify_all();
+    if (lane->thread.joinable()) lane->thread.join();
+  }
+  agreed_.target.reset();
+}
+
+// --- requests ---
+
+void NbdConnection::transmit() {
+  in_.resize(kInputBytes);
+  Request request;
+  while (next(request)) {
+    if (request.command == Command::disconnect) return;
+    handle(request);
+    if (payload_.size() > kKeptPayloadBytes) std::vector<uint8_t>().swap(payload_);
+    if (out_.full() && !flush(out_)) return;
+  }
+}
+
+bool NbdConnection::next(Request& request) {
+  const size_t head = agreed_.extended ? nbd::kExtendedRequestBytes : nbd::kRequestBytes;
+  if (!fill(head)) return false;
+  Reader reader(in_.data() + begin_, head);
+  if (reader.u32() != (agreed_.extended ? nbd::kExtendedRequestMagic : nbd::kRequestMagic)) return false;
+  request = {};
+  request.flags = reader.u16();
+  request.command = static_cast<Command>(reader.u16());
+  request.cookie = reader.u64();
+  request.asked = request.offset = reader.u64();
+  request.length = agreed_.extended ? reader.u64() : reader.u32();
+  begin_ += head;
+  const bool counted = agreed_.extended && (request.flags & nbd::kFlagPayloadLength);
+  if (request.command == Command::write) {
+    // Without it, nobody can say how much follows.
+    if (agreed_.extended && !counted) return false;
+    request.flags &= static_cast<uint16_t>(~nbd::kFlagPayloadLength);
+    return takePayload(request);
+  }
+  // A payload that nobody asked for is read past; check() refuses the flag.
+  return !counted || discard(request.length);
+}
+
+// At least `wanted` bytes in the buffer. Replies leave before anything is waited for.
+bool NbdConnection::fill(size_t wanted) {
+  while (end_ - begin_ < wanted) {
+    if (begin_ > 0) {
+      std::memmove(in_.data(), in_.data() + begin_, end_ - begin_);
+      end_ -= std::exchange(begin_, 0);
+    }
+    if (!flush(out_)) return false;
+    const ssize_t got = receiveSome(socket_.get(), in_.data() + end_, in_.size() - end_);
+    if (got <= 0) return false;
+    end_ += static_cast<size_t>(got);
+  }
+  return true;
+}
+
+bool NbdConnection::takePayload(Request& request) {
+  if (request.length > kNbdMaxPayload) return discard(request.length);
+  if (request.length <= in_.size() / 2) {
+    if (!fill(request.length)) return false;
+    request.payload = in_.data() + begin_;
+    begin_ += request.length;
+    return true;
+  }
+  if (payload_.size() < request.length) payload_.resize(request.length);
+  const size_t here = std::min<size_t>(end_ - begin_, request.length);
+  std::memcpy(payload_.data(), in_.data() + begin_, here);
+  begin_ += here;
+  request.payload = payload_.data();
+  return flush(out_) && receiveAll(socket_.get(), payload_.data() + here, request.length - here);
+}
+
+bool NbdConnection::discard(uint64_t length) {
+  if (length > kMaxDiscardBytes) return false;
+  while (length > 0) {
+    if (begin_ == end_ && !fill(1)) return false;
+    const size_t step = std::min<uint64_t>(end_ - begin_, length);
+    begin_ += step;
+    length -= step;
+  }
+  return true;
+}
+
+int NbdConnection::check(const Request& request) const {
+  uint16_t allowed = 0;
+  bool writes = false;
+  switch (request.command) {
+    case Command::read:
+      allowed = nbd::kFlagDf;
+      break;
+    case Command::write:
+      allowed = nbd::kFlagFua;
+      writes = true;
+      break;
+    case Command::flush:
+      return request.flags ? EINVAL : 0;
+    case Command::trim:
+      allowed = nbd::kFlagFua;
+      writes = true;
+      break;
+    case Command::cache:
+      break;
+    case Command::writeZeroes:
+      allowed = nbd::kFlagFua | nbd::kFlagNoHole | nbd::kFlagFastZero;
+      writes = true;
+      break;
+    case Command::blockStatus:
+      allowed = nbd::kFlagReqOne;
+      if (!agreed_.allocation && !agreed_.dirty) return EINVAL;
+      break;
+    default:
+      return EINVAL;
+  }
+  if (request.flags & ~allowed) return EINVAL;
+  if (writes && agreed_.target->readOnly) return EPERM;
+  const uint64_t size = agreed_.target->region->bytes();
+  if (request.offset > size || request.length > size - request.offset) return writes ? ENOSPC : EINVAL;
+  if (request.length == 0) return EINVAL;
+  const bool carries = request.command == Command::read || request.command == Command::write;
+  if (carries && request.length > kNbdMaxPayload) return EOVERFLOW;
+  return 0;
+}
+
+void NbdConnection::handle(Request& request) {
+  const int error = check(request);
+  if (error) {
+    reply(request, error, out_);
+  } else if (request.command == Command::blockStatus) {
+    serveStatus(request, out_);
+  } else if (isSlow(request.command, request.length) || (request.flags & nbd::kFlagFua)) {
+    defer(request);
+  } else if (!serve(request, out_)) {
+    park(request);
+  }
+}
+
+// --- answers ---
+
+bool NbdConnection::serve(Request& request, NbdOutput& out) {
+  if (request.command == Command::read) return serveRead(request, out);
+  Region& region = *agreed_.target->region;
+  const Admission admission = region.begin(request.access(), request.offset, request.length);
+  if (admission.status == Admission::kWait) return false;
+  int error = admission.status;
+  if (!error) {
+    switch (request.command) {
+      case Command::write:
+        error = region.writeAt(request.payload, request.length, request.offset);
+        break;
+      case Command::trim:
+      case Command::writeZeroes:
+        error = region.zeroAt(request.offset, request.length, request.flags & nbd::kFlagNoHole,
+                              request.flags & nbd::kFlagFastZero);
+        break;
+      default:
+        break;  // CACHE: it is all here
+    }
+    region.end(admission);
+  }
+  if (!error && (request.flags & nbd::kFlagFua)) error = region.syncForExport();
+  reply(request, error, out);
+  return true;
+}
+
+// A structured READ leaves in pieces, each with its own admission: what is here goes out before the rest is
+// waited for, and a client that reads slowly never holds the gate. A simple one cannot take success back.
+bool NbdConnection::serveRead(Request& request, NbdOutput& out) {
+  Region& region = *agreed_.target->region;
+  const bool whole = !agreed_.structured || (request.flags & nbd::kFlagDf);
+  const uint64_t most = whole ? kNbdMaxPayload : NbdOutput::kPieceBytes;
+  while (request.length > 0) {
+    const uint64_t length = std::min(request.length, most);
+    if (out.full() && !flush(out)) return true;
+    // A whole one that is large has a buffer of its own.
+    std::vector<uint8_t> large;
+    const size_t headAt = out.length();
+    const bool fits = length <= NbdOutput::kPieceBytes;
+    const Admission admission = region.begin(Access::read, request.offset, length);
+    if (admission.status == Admission::kWait) return false;
+    int error = admission.status;
+    if (!error) {
+      if (agreed_.structured && region.knownZero(request.offset, length)) {
+        region.end(admission);
+        chunkHead(request, Chunk::offsetHole, length == request.length, 12, out);
+        out.u64(request.offset).u32(static_cast<uint32_t>(length));
+        request.offset += length;
+        request.length -= length;
+        continue;
+      }
+      if (agreed_.structured) {
+        chunkHead(request, Chunk::offsetData, length == request.length, length + 8, out);
+        out.u64(request.offset);
+      } else {
+        out.u32(nbd::kSimpleReplyMagic).u32(0).u64(request.cookie);
+      }
+      if (!fits) large.resize(length);
+      uint8_t* const into = fits ? out.extend(length) : large.data();
+      error = region.readAt(into, length, request.offset);
+      region.end(admission);
+    }
+    if (error) {
+      out.shorten(out.length() - headAt);
+      reply(request, error, out);
+      return true;
+    }
+    if (!fits) {
+      const std::lock_guard lock(sendMutex_);
+      iovec parts[2] = {{const_cast<uint8_t*>(out.data()), out.length()}, {large.data(), length}};
+      if (!sendAll(socket_.get(), parts, 2)) broken_.store(true);
+      out.clear();
+    }
+    request.offset += length;
+    request.length -= length;
+  }
+  return true;
+}
+
+void NbdConnection::serveStatus(const Request& request, NbdOutput& out) {
+  Region& region = *agreed_.target->region;
+  if (region.gate() == Gate::fenced) return reply(request, ESHUTDOWN, out);
+  const size_t most = request.flags & nbd::kFlagReqOne ? 1 : kMaxExtents;
+  const auto answer = [&](uint32_t context, Region::Status kind, bool done) {
+    const auto extents = region.status(kind, request.offset, request.length, most);
+    if (out.full()) flush(out);
+    if (agreed_.extended) {
+      chunkHead(request, Chunk::blockStatusExtended, done, 8 + extents.size() * 16, out);
+      out.u32(context).u32(static_cast<uint32_t>(extents.size()));
+      for (const auto& extent : extents) out.u64(extent.length).u64(extent.flags);
+    } else {
+      chunkHead(request, Chunk::blockStatus, done, 4 + extents.size() * 8, out);
+      out.u32(context);
+      for (const auto& extent : extents) out.u32(static_cast<uint32_t>(extent.length)).u32(extent.flags);
+    }
+  };
+  if (agreed_.allocation) answer(kNbdAllocationContext, Region::Status::allocation, !agreed_.dirty);
+  if (agreed_.dirty) answer(kNbdDirtyContext, Region::Status::dirty, true);
+}
+
+void NbdConnection::chunkHead(const Request& request, Chunk type, bool done, uint64_t length, NbdOutput& out) {
+  out.u32(agreed_.extended ? nbd::kExtendedReplyMagic : nbd::kStructuredReplyMagic)
+      .u16(done ? nbd::kChunkDone : 0)
+      .u16(static_cast<uint16_t>(type))
+      .u64(request.cookie);
+  if (agreed_.extended) {
+    out.u64(request.asked).u64(length);
+  } else {
+    out.u32(static_cast<uint32_t>(length));
+  }
+}
+
+void NbdConnection::reply(const Request& request, int error, NbdOutput& out) {
+  // Only these have to be structured; a simple reply is shorter.
+  const bool structured = agreed_.extended || (agreed_.structured && (request.command == Command::read ||
+                                                                      request.command == Command::blockStatus));
+  if (!structured) {
+    out.u32(nbd::kSimpleReplyMagic).u32(nbd::wireError(error)).u64(request.cookie);
+  } else if (error) {
+    chunkHead(request, Chunk::error, true, 6, out);
+    out.u32(nbd::wireError(error)).u16(0);
+  } else {
+    chunkHead(request, Chunk::none, true, 0, out);
+  }
+}
+
+bool NbdConnection::flush(NbdOutput& out) {
+  if (out.length() == 0) return !broken_.load();
+  const std::lock_guard lock(sendMutex_);
+  if (!broken_.load() && !sendAll(socket_.get(), out.data(), out.length())) broken_.store(true);
+  out.clear();
+  return !broken_.load();
+}
+
+// --- what waits ---
+
+std::unique_ptr<NbdConnection::Call> NbdConnection::makeCall(const Request& request) {
+  auto call = std::make_unique<Call>();
+  call->connection = this;
+  call->request = request;
+  if (request.payload) {
+    // The reader's buffers are needed for the next request.
+    call->payload.assign(request.payload, request.payload + request.length);
+    call->request.payload = call->payload.data();
+  }
+  call->access = request.access();
+  if (request.command != Command::flush) aim(*call);
+  return call;
+}
+
+// Has it wait for what is left of its request.
+void NbdConnection::aim(Call& call) const {
+  const Region& region = *agreed_.target->region;
+  call.first = region.chunkAt(call.request.offset);
+  call.last = region.chunkAt(call.request.offset + call.request.length - 1);
+}
+
+bool NbdConnection::hasRoom(uint64_t payload) const {
+  return cut_ || broken_.load() || (calls_.size() < kMaxCalls && callBytes_ + payload <= kMaxCallBytes);
+}
+
+void NbdConnection::park(const Request& asked) {
+  // Before we may wait for room: the client's next move may depend on these.
+  if (!flush(out_)) return;
+  std::unique_ptr<Call> made = makeCall(asked);
+  Call* const call = made.get();
+  for (;;) {
+    std::unique_lock lock(mutex_);
+    room_.wait(lock, [&] { return hasRoom(call->payload.size()); });
+    if (cut_ || broken_.load()) return;
+    // Registered before it parks: as soon as it has parked, any thread may wake it and finish it.
+    callBytes_ += call->payload.size();
+    calls_.emplace(call, std::move(made));
+    const int error = agreed_.target->region->waiting().park(*call);
+    if (error == 0) return;
+    made = std::move(calls_.extract(call).mapped());
+    callBytes_ -= call->payload.size();
+    lock.unlock();
+    if (error > 0) return reply(call->request, error, out_);
+    if (serve(call->request, out_)) return;
+    aim(*call);
+  }
+}
+
+void NbdConnection::defer(const Request& request) {
+  if (!flush(out_)) return;
+  std::unique_ptr<Call> made = makeCall(request);
+  std::unique_lock lock(mutex_);
+  room_.wait(lock, [&] { return hasRoom(made->payload.size()); });
+  if (cut_ || broken_.load()) return;
+  callBytes_ += made->payload.size();
+  Call* const call = made.get();
+  calls_.emplace(call, std::move(made));
+  enqueue(slow_, call);
+}
+
+void NbdConnection::ready(Call* call, int error) {
+  const std::lock_guard lock(mutex_);
+  call->failure = error;
+  enqueue(call->request.flags & nbd::kFlagFua || isSlow(call->request.command, call->request.length) ? slow_
+                                                                                                    : waited_,
+          call);
+}
+
+// Under the mutex.
+void NbdConnection::enqueue(Lane& lane, Call* call) {
+  lane.queue.push_back(call);
+  if (!lane.thread.joinable()) lane.thread = std::thread([this, &lane] { resume(lane); });
+  lane.wake.notify_one();
+}
+
+void NbdConnection::resume(Lane& lane) {
+  becomeHelperThread("memferry-nbd-re");
+  NbdOutput out;
+  std::unique_lock lock(mutex_);
+  for (;;) {
+    if (lane.queue.empty() && out.length() > 0) {
+      lock.unlock();
+      flush(out);
+      lock.lock();
+      continue;
+    }
+    lane.wake.wait(lock, [&] { return !lane.queue.empty() || (leaving_ && calls_.empty()); });
+    if (lane.queue.empty()) return;
+    Call* const call = lane.queue.front();
+    lane.queue.pop_front();
+    lock.unlock();
+    const bool over = runCall(*call, out);
+    if (out.full()) flush(out);
+    lock.lock();
+    if (!over) continue;
+    callBytes_ -= call->payload.size();
+    calls_.erase(call);
+    room_.notify_all();
+  }
+}
+
+// False: it waits again and is no longer ours.
+bool NbdConnection::runCall(Call& call, NbdOutput& out) {
+  if (call.failure) {
+    reply(call.request, call.failure, out);
+    return true;
+  }
+  if (call.request.command == Command::flush) {
+    reply(call.request, agreed_.target->region->syncForExport(), out);
+    return true;
+  }
+  while (!serve(call.request, out)) {
+    // What a READ has so far does not wait with it.
+    flush(out);
+    aim(call);
+    int error;
+    {
+      const std::lock_guard lock(mutex_);
+      error = leaving_ ? ENOTCONN : agreed_.target->region->waiting().park(call);
+    }
+    if (error == 0) return false;
+    if (error > 0) {
+      reply(call.request, error, out);
+      return true;
+    }
+  }
+  return true;
+}
+
+}  // namespace memferry

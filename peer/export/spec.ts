@@ -1,0 +1,60 @@
+/**
+ * How a local program is to see a region: `--export KIND:PLACE`.
+ *
+ * @module
+ */
+import { isIP } from "node:net";
+import type { NbdAddress } from "../../native/index.ts";
+import { MigrationError } from "../errors.ts";
+
+export type ExportSpec =
+  | { readonly kind: "fuse"; readonly directory: string }
+  | { readonly kind: "nbd"; readonly address: NbdAddress };
+
+/** For `--help`. */
+export const EXPORT_KINDS = "fuse:DIR, nbd:unix:PATH or nbd:tcp:HOST:PORT";
+
+/** @throws MigrationError `USAGE` */
+export function parseExport(text: string): ExportSpec {
+  const [, kind, place = ""] = /^([a-z-]+):(.+)$/s.exec(text) ?? [];
+  switch (kind) {
+    case "fuse":
+      return { kind, directory: place };
+    case "nbd":
+      return { kind, address: nbdAddress(place, text) };
+    default:
+      throw new MigrationError("USAGE", `--export ${text} is unknown: use ${EXPORT_KINDS}`);
+  }
+}
+
+/** As it is typed; two specs of one place are equal here. */
+export function formatExport(spec: ExportSpec): string {
+  switch (spec.kind) {
+    case "fuse":
+      return `fuse:${spec.directory}`;
+    case "nbd":
+      return "path" in spec.address
+        ? `nbd:unix:${spec.address.path}`
+        : `nbd:tcp:${hostAndPort(spec.address)}`;
+  }
+}
+
+/** As URIs have it: an IPv6 address in brackets. */
+export function hostAndPort({ host, port }: { host: string; port: number }): string {
+  return `${isIP(host) === 6 ? `[${host}]` : host}:${port}`;
+}
+
+function nbdAddress(place: string, text: string): NbdAddress {
+  const unix = /^unix:(.+)$/s.exec(place)?.[1];
+  if (unix !== undefined) return { path: unix };
+  const [, bracketed, plain, digits] = /^tcp:(?:\[([^\]]+)\]|([^:]+)):(\d{1,5})$/.exec(place) ?? [];
+  const host = bracketed ?? plain;
+  const port = Number(digits);
+  if (host === undefined || port > 65_535) {
+    throw new MigrationError(
+      "USAGE",
+      `--export ${text} is not understood: write nbd:unix:PATH or nbd:tcp:HOST:PORT`,
+    );
+  }
+  return { host, port };
+}
