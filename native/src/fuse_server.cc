@@ -303,8 +303,9 @@ bool FuseServer::serve(const Data& data, uint8_t* buffer, bool pass) {
   // page cache.
   switch (data.opcode) {
     case FUSE_READ: {
-      const int error = region.readAt(buffer, data.length, data.offset);
-      fuseReply(data.fd, data.unique, error, buffer, error ? 0 : data.length);
+      const uint8_t* bytes = region.view(data.offset, data.length);
+      const int error = bytes ? 0 : region.readAt(buffer, data.length, data.offset);
+      fuseReply(data.fd, data.unique, error, bytes ? bytes : buffer, error ? 0 : data.length);
       break;
     }
     case FUSE_WRITE: {

@@ -67,7 +67,10 @@ class NbdConnection {
   // The next request's head and, for WRITE, payload. False: the stream ended or makes no sense.
   bool next(Request& request);
   bool fill(size_t wanted);
+  // Takes what can go straight to its place; what is left of the request is still to be done.
+  bool takeDirectly(Request& request);
   bool takePayload(Request& request);
+  bool receive(size_t room);
   bool discard(uint64_t length);
 
   // 0, or what the client did wrong.
@@ -106,6 +109,10 @@ class NbdConnection {
   size_t end_ = 0;
   std::vector<uint8_t> payload_;
   NbdOutput out_;
+  // Looks for the next request before it sleeps: see receive().
+  unsigned sinceReceive_ = 0;
+  unsigned spinMisses_ = 0;
+  unsigned spinRest_ = 0;
 
   // One reply at a time.
   std::mutex sendMutex_;

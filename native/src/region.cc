@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <bit>
 #include <cerrno>
+#include <cstring>
 #include <utility>
 
 #include "nbd_wire.h"
@@ -72,8 +73,22 @@ Region::Region(const RegionOptions& options, std::shared_ptr<Store> store, std::
       zeros_(chunkCount_, store_->fresh()),
       waiting_(present_, options.gate, options.onFaults),
       pool_(options.threads) {
+  if (!store_->fresh() && !store_->readOnly()) learnHoles();
   if (!state_) return;
   for (size_t i = 0; i < present_.words(); i++) present_.word(i).fetch_or(state_->word(i));
+}
+
+// Nobody else writes to it: what is a hole now reads as zeros until we write there.
+void Region::learnHoles() {
+  for (uint64_t offset = 0; offset < bytes_;) {
+    uint64_t until = bytes_;
+    const bool hole = store_->holeAt(offset, until);
+    // Whole chunks only; the last one may be short.
+    const uint64_t first = (offset + chunkBytes_ - 1) >> chunkShift_;
+    const uint64_t end = until == bytes_ ? chunkCount_ : until >> chunkShift_;
+    if (hole && first < end) zeros_.setRange(static_cast<uint32_t>(first), static_cast<uint32_t>(end - 1));
+    offset = until;
+  }
 }
 
 // The state first: once a chunk is served, the workload's bytes may stand in it, and a successor of this
@@ -103,12 +118,56 @@ Admission Region::begin(Access access, uint64_t offset, uint64_t length, bool pa
 }
 
 int Region::readAt(uint8_t* into, size_t length, uint64_t offset) {
-  const int error = store_->read(into, length, offset);
-  if (error) return error;
+  if (const uint8_t* const bytes = store_->mapping()) {
+    // Chunk by chunk: a look at a hole through the mapping would fill it.
+    const uint64_t end = offset + length;
+    for (uint64_t at = offset; at < end;) {
+      const uint64_t until = std::min(chunkOffset(chunkAt(at)) + chunkBytes_, end);
+      if (zeros_.test(chunkAt(at))) {
+        std::memset(into + (at - offset), 0, until - at);
+      } else {
+        std::memcpy(into + (at - offset), bytes + at, until - at);
+      }
+      at = until;
+    }
+  } else if (const int error = store_->read(into, length, offset)) {
+    return error;
+  }
   reads_.fetch_add(1, std::memory_order_relaxed);
   bytesRead_.fetch_add(length, std::memory_order_relaxed);
   served();
   return 0;
+}
+
+const uint8_t* Region::view(uint64_t offset, size_t length) {
+  const uint8_t* const bytes = store_->mapping();
+  if (!bytes || anyKnownZero(chunkAt(offset), chunkAt(offset + length - 1))) return nullptr;
+  reads_.fetch_add(1, std::memory_order_relaxed);
+  bytesRead_.fetch_add(length, std::memory_order_relaxed);
+  served();
+  return bytes + offset;
+}
+
+bool Region::anyKnownZero(uint32_t first, uint32_t last) const {
+  for (uint32_t chunk = first; chunk <= last; chunk++) {
+    if (zeros_.test(chunk)) return true;
+  }
+  return false;
+}
+
+uint8_t* Region::beginWrite(uint64_t offset, size_t length) {
+  uint8_t* const bytes = store_->readOnly() ? nullptr : store_->mapping();
+  if (!bytes) return nullptr;
+  zeros_.clearRange(chunkAt(offset), chunkAt(offset + length - 1));
+  return bytes + offset;
+}
+
+// As writeAt: after the bytes, before the reply.
+void Region::endWrite(uint64_t offset, size_t length) {
+  dirty_.setRange(chunkAt(offset), chunkAt(offset + length - 1));
+  writes_.fetch_add(1, std::memory_order_relaxed);
+  bytesWritten_.fetch_add(length, std::memory_order_relaxed);
+  served();
 }
 
 // The mark comes after the write and before the reply. After: were it set first, takeDirty() could

@@ -73,6 +73,12 @@ class Region {
   void end(const Admission& admission) { inFlight_.leave(admission.phase); }
   int readAt(uint8_t* into, size_t length, uint64_t offset);
   int writeAt(const uint8_t* from, size_t length, uint64_t offset);
+  // The bytes themselves, where they are in memory and looking at them costs none; else null. Good while the
+  // region lives. Counts as a read.
+  const uint8_t* view(uint64_t offset, size_t length);
+  // The place for bytes of a write that is announced before and told of after, or null.
+  uint8_t* beginWrite(uint64_t offset, size_t length);
+  void endWrite(uint64_t offset, size_t length);
   // `keepBlocks`: what is reserved stays so. `fast`: ENOTSUP rather than writing zeros out.
   int zeroAt(uint64_t offset, uint64_t length, bool keepBlocks = false, bool fast = false);
   // Reads as zeros without a look at the store. False: it is not known.
@@ -140,6 +146,8 @@ class Region {
   Extent allocationAt(uint64_t offset, uint64_t end) const;
   Extent dirtyAt(uint64_t offset, uint64_t end) const;
   void served();
+  void learnHoles();
+  bool anyKnownZero(uint32_t first, uint32_t last) const;
 
   const uint64_t bytes_;
   const uint32_t chunkBytes_;

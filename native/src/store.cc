@@ -39,6 +39,7 @@ std::shared_ptr<Store> Store::open(const StoreOptions& options, uint64_t bytes, 
 }
 
 Store::~Store() {
+  if (mapping_) ::munmap(mapping_, bytes_);
   // Closing gives the flock up.
   if (fd_ >= 0) ::close(fd_);
 }
@@ -52,7 +53,20 @@ Failure Store::openMemory() {
     return Failure::system(errno, "fcntl");
   }
   fresh_ = true;
+  map();
   return {};
+}
+
+// Best effort: where address space is short, system calls do the same.
+void Store::map() {
+  void* const at = ::mmap(nullptr, bytes_, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, fd_, 0);
+  if (at == MAP_FAILED) return;
+  mapping_ = static_cast<uint8_t*>(at);
+  // A core dump or a child has no business with somebody's memory.
+  ::madvise(at, bytes_, MADV_DONTDUMP);
+  ::madvise(at, bytes_, MADV_DONTFORK);
+  // Where the host's policy for shared memory is to be asked.
+  ::madvise(at, bytes_, MADV_HUGEPAGE);
 }
 
 Failure Store::openDescriptor() {
@@ -69,6 +83,7 @@ Failure Store::openDescriptor() {
   options_.memory = seals >= 0 && (seals & F_SEAL_SHRINK);
   options_.reserve = !options_.memory && static_cast<uint64_t>(info.st_blocks) * 512 >= bytes_;
   options_.readOnly = (::fcntl(fd_, F_GETFL) & O_ACCMODE) == O_RDONLY;
+  if (options_.memory && !options_.readOnly) map();
   return {};
 }
 

@@ -1,7 +1,8 @@
 // The bytes of a region on this host: a memfd or a file.
 //
-// pread and pwrite only. A mapping of the user's file would kill the process with SIGBUS when the
-// file is truncated or its disk fails under a hole; a system call returns an error instead.
+// A file is read and written by pread and pwrite only: a mapping of it would kill the process with SIGBUS when
+// it is truncated or its disk fails under a hole; a system call returns an error instead. Our own memory is
+// sealed, so it can be mapped.
 //
 // Any thread may call anything. The descriptor is closed by the destructor, so whoever holds the
 // shared_ptr can never touch a number that the kernel has given to somebody else.
@@ -51,6 +52,9 @@ class Store {
   // Once it has failed it fails for good: the kernel says so once, then takes for clean what it never wrote.
   int sync();
 
+  // All of it, or null: then it is a file.
+  uint8_t* mapping() const { return mapping_; }
+
   bool readOnly() const { return options_.readOnly; }
   int descriptor() const { return fd_; }
   // Made by us just now: reads as zeros throughout.
@@ -64,12 +68,14 @@ class Store {
   Failure openFile();
   Failure openDescriptor();
   Failure prepareFile();
+  void map();
   int writeZeros(uint64_t offset, uint64_t length);
   bool shrunk() const;
 
   StoreOptions options_;
   uint64_t bytes_;
   int fd_ = -1;
+  uint8_t* mapping_ = nullptr;
   bool fresh_ = false;
   std::atomic<int> syncError_{0};
 };

@@ -1,0 +1,64 @@
+/** The FUSE file against a plain file on tmpfs, local hits only. */
+import { mkdirSync, rmSync } from "node:fs";
+import { join } from "node:path";
+import { compare, type Line } from "./compare.ts";
+import { fio, Processes } from "./processes.ts";
+
+const MIB = 512;
+const AGAINST = "a file on tmpfs";
+
+export async function benchFuse(
+  folder: string,
+  rounds: number,
+  onLine: (line: Line) => void,
+): Promise<void> {
+  const directory = join(folder, "mount");
+  mkdirSync(directory);
+  const theirs = `/dev/shm/memferry-bench-${process.pid}`;
+  await using processes = new Processes();
+  await processes.server(MIB, "fuse", directory);
+  const ours = join(directory, "region");
+  const file = (path: string): string[] => [`--filename=${path}`];
+  try {
+    for (const path of [ours, theirs]) {
+      await fio({ rw: "write", bs: "1M", mib: MIB, more: [...file(path), "--end_fsync=1"] });
+    }
+    const cold = async (path: string): Promise<number> => {
+      // fio drops the cache of the file first; tmpfs has none to drop.
+      const more = [...file(path), "--ioengine=psync", "--invalidate=1"];
+      return (await fio({ rw: "read", bs: "1M", mib: MIB, more })).bytesPerSecond / 1e6;
+    };
+    onLine(
+      await compare(
+        {
+          name: "fuse sequential read, cold page cache",
+          unit: "MB/s",
+          against: AGAINST,
+          atLeast: 0.6,
+          ours: () => cold(ours),
+          theirs: () => cold(theirs),
+        },
+        rounds,
+      ),
+    );
+    const warm = async (path: string): Promise<number> => {
+      const more = [...file(path), "--ioengine=mmap", "--invalidate=0", "--ramp_time=1"];
+      return (await fio({ rw: "randread", bs: "4k", mib: MIB, seconds: 2, more })).iops;
+    };
+    onLine(
+      await compare(
+        {
+          name: "fuse mmap hit after the first touch",
+          unit: "reads/s",
+          against: AGAINST,
+          atLeast: 1,
+          ours: () => warm(ours),
+          theirs: () => warm(theirs),
+        },
+        rounds,
+      ),
+    );
+  } finally {
+    rmSync(theirs, { force: true });
+  }
+}
