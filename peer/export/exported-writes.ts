@@ -37,6 +37,8 @@ export class ExportedWrites implements DirtySource {
   }
 
   async freeze(): Promise<void> {
+    // While reads pass: to write a file system back, the kernel may have to read.
+    await this.#place.flush(this.#name);
     this.#region.setGate("draining");
     await this.#place.invalidate(this.#name);
     this.#region.setGate("closed");

@@ -6,6 +6,7 @@
 import type { FuseMount, NativeRegion } from "../../native/index.ts";
 import type { Holdings } from "../supervisor/held.ts";
 import { FusePlace } from "./fuse.ts";
+import { LoopPlace } from "./loop.ts";
 import { NbdPlace } from "./nbd.ts";
 import type { NbdTlsOptions } from "./nbd-tls.ts";
 import type { ExportPlace } from "./place.ts";
@@ -66,5 +67,7 @@ function makePlace(spec: ExportSpec, { holdings, tls }: ExportSettings): ExportP
       return new FusePlace(spec.directory, holdings);
     case "nbd":
       return new NbdPlace(spec.address, tls);
+    case "loop":
+      return new LoopPlace(spec.device, holdings);
   }
 }

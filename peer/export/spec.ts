@@ -9,10 +9,12 @@ import { MigrationError } from "../errors.ts";
 
 export type ExportSpec =
   | { readonly kind: "fuse"; readonly directory: string }
-  | { readonly kind: "nbd"; readonly address: NbdAddress };
+  | { readonly kind: "nbd"; readonly address: NbdAddress }
+  /** `auto`, or the device's path. */
+  | { readonly kind: "loop"; readonly device: string };
 
 /** For `--help`. */
-export const EXPORT_KINDS = "fuse:DIR, nbd:unix:PATH or nbd:tcp:HOST:PORT";
+export const EXPORT_KINDS = "fuse:DIR, nbd:unix:PATH, nbd:tcp:HOST:PORT or loop:auto";
 
 /** @throws MigrationError `USAGE` */
 export function parseExport(text: string): ExportSpec {
@@ -22,6 +24,8 @@ export function parseExport(text: string): ExportSpec {
       return { kind, directory: place };
     case "nbd":
       return { kind, address: nbdAddress(place, text) };
+    case "loop":
+      return { kind, device: place };
     default:
       throw new MigrationError("USAGE", `--export ${text} is unknown: use ${EXPORT_KINDS}`);
   }
@@ -36,6 +40,8 @@ export function formatExport(spec: ExportSpec): string {
       return "path" in spec.address
         ? `nbd:unix:${spec.address.path}`
         : `nbd:tcp:${hostAndPort(spec.address)}`;
+    case "loop":
+      return `loop:${spec.device}`;
   }
 }
 

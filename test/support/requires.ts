@@ -59,6 +59,15 @@ export function requireFuse(): Requirement {
   return isRoot() || helper.available ? met("/dev/fuse") : helper;
 }
 
+/** Loop devices, and the right to attach one. */
+export function requireLoop(): Requirement {
+  if (!existsSync("/dev/loop-control")) {
+    return unmet("no /dev/loop-control here; load it: sudo modprobe loop");
+  }
+  const root = requireRoot();
+  return root.available ? requireTool("losetup") : root;
+}
+
 /** Skips the running test, with every reason at once, unless all requirements are met. */
 export function skipUnless(
   ctx: { skip(note?: string): never },

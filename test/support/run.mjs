@@ -1,4 +1,4 @@
-// Runs the suites in turn and adds them up: `node test/support/run.mjs [long] [vitest arguments]`.
+// Runs the suites in turn and adds them up: `node test/support/run.mjs [SET] [vitest arguments]`.
 //
 // The last line is always `N passed, N failed, N skipped`; the exit code is 0 only if something
 // passed and nothing failed. Each suite is its own process, so that one that crashes or hangs costs
@@ -29,12 +29,23 @@ const sets = {
     { name: "deno", command: deno, args: ["--project", "deno"], limitMs: 10 * MINUTE_MS },
     { name: "e2e", command: node, args: ["--project", "e2e"], limitMs: 20 * MINUTE_MS },
   ],
+  exports: [
+    { name: "exports", command: node, args: ["--project", "exports"], limitMs: 20 * MINUTE_MS },
+  ],
+  nbd: [
+    {
+      name: "nbd",
+      command: node,
+      args: ["--project", "exports", "test/exports/nbd"],
+      limitMs: 15 * MINUTE_MS,
+    },
+  ],
   long: [{ name: "long", command: node, args: ["--project", "long"], limitMs: 60 * MINUTE_MS }],
 };
 
 const extra = process.argv.slice(2);
-const suites = sets[extra[0] === "long" ? "long" : "default"];
-if (extra[0] === "long") extra.shift();
+const suites = sets[extra[0] ?? ""] ?? sets["default"] ?? [];
+if (sets[extra[0] ?? ""] !== undefined) extra.shift();
 
 const scratch = mkdtempSync(path.join(tmpdir(), "memferry-test-"));
 process.on("exit", () => rmSync(scratch, { recursive: true, force: true }));

@@ -33,9 +33,9 @@ static double now(void) {
 }
 
 static uint8_t* map(int fd, size_t* bytes) {
-  struct stat info;
-  if (fstat(fd, &info)) die("fstat");
-  *bytes = info.st_size;
+  const off_t end = lseek(fd, 0, SEEK_END); /* a block device has no size for fstat() */
+  if (end < 0) die("lseek");
+  *bytes = end;
   uint8_t* at = mmap(NULL, *bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
   if (at == MAP_FAILED) die("mmap");
   return at;

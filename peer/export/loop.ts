@@ -1,0 +1,183 @@
+/**
+ * Regions as block devices where the kernel has no NBD: a loop device over a file of a FUSE mount of our own.
+ *
+ * The loop device reads and writes that file directly, so nothing is cached twice. `losetup` attaches and detaches;
+ * it opens the file in a process of its own, which the one that serves the file must never do on its main thread.
+ *
+ * @module
+ */
+import { execFile } from "node:child_process";
+import { chmodSync, existsSync, mkdtempSync, rmdirSync } from "node:fs";
+import { open, readFile, writeFile } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { basename, join } from "node:path";
+import { promisify } from "node:util";
+import type { FuseMount, NativeRegion } from "../../native/index.ts";
+import { loadNative } from "../../native/index.ts";
+import { messageOf } from "../../relay/protocol/errors.ts";
+import { MigrationError } from "../errors.ts";
+import type { Holdings } from "../supervisor/held.ts";
+import { mountFuse } from "./fuse.ts";
+import type { ExportPlace } from "./place.ts";
+
+const run = promisify(execFile);
+const SECTOR_BYTES = 512;
+/** What the kernel reads ahead on the device: its 128 KiB are a tenth of what a link with a long round trip carries. */
+const READ_AHEAD_KIB = 4096;
+
+export class LoopPlace implements ExportPlace {
+  readonly mount: FuseMount;
+  readonly #wanted: string;
+  readonly #devices = new Map<string, string>();
+  readonly #names: string[] = [];
+
+  /** @param wanted `auto`, or the device. @throws MigrationError `USAGE` */
+  constructor(wanted: string, holdings: Holdings) {
+    this.#wanted = wanted;
+    const prefix = join(tmpdir(), `memferry-loop-${basename(wanted)}-`);
+    // Of the process before this one, if it was killed.
+    const [kept] = Object.entries(holdings.mounts).filter(([path]) => path.startsWith(prefix));
+    if (kept !== undefined) {
+      const [directory, channels] = kept;
+      this.mount = loadNative().mountFuse({ directory, channels });
+      return;
+    }
+    requireFree(wanted);
+    const directory = mkdtempSync(prefix);
+    chmodSync(directory, 0o700);
+    this.mount = mountFuse(directory, `--export loop:${wanted}`);
+  }
+
+  add(name: string, region: NativeRegion): void {
+    if (this.#wanted !== "auto" && this.#names.length > 0) {
+      throw this.#failure(
+        `it is one device: give loop:auto, or NAME=loop:/dev/loopN for each region`,
+      );
+    }
+    if (region.bytes % SECTOR_BYTES !== 0) {
+      throw this.#failure(
+        `region ${name} has ${region.bytes} bytes, and a block device whole sectors of ${SECTOR_BYTES}: use fuse:DIR`,
+      );
+    }
+    this.mount.add(name, region);
+    this.#names.push(name);
+  }
+
+  pathOf(name: string): string {
+    return this.#devices.get(name) ?? (this.#wanted === "auto" ? "/dev/loop?" : this.#wanted);
+  }
+
+  serve(): boolean {
+    return this.mount.serve();
+  }
+
+  async attach(): Promise<void> {
+    for (const name of this.#names) {
+      const file = join(this.mount.directory, name);
+      const device = (await attachedTo(file)) ?? (await this.#attach(file));
+      this.#devices.set(name, device);
+      // Best effort: without the right to, the device is only slower.
+      await writeFile(
+        `/sys/block/${basename(device)}/queue/read_ahead_kb`,
+        `${READ_AHEAD_KIB}`,
+      ).catch(() => undefined);
+    }
+  }
+
+  async flush(name: string): Promise<void> {
+    const device = this.#devices.get(name);
+    if (device !== undefined) await writeBack(device);
+    await this.mount.flush(name);
+  }
+
+  invalidate(name: string): Promise<void> {
+    return this.mount.invalidate(name);
+  }
+
+  async close(): Promise<void> {
+    const failures: string[] = [];
+    for (const device of this.#devices.values()) {
+      // Of a device in use this is remembered: it goes when its last user does.
+      await run("losetup", ["--detach", device]).catch((error: unknown) =>
+        failures.push(messageOf(error)),
+      );
+    }
+    await this.mount.unmount();
+    if (existsSync(this.mount.directory)) rmdirSync(this.mount.directory);
+    if (failures.length > 0) throw this.#failure(failures.join("; "));
+  }
+
+  async #attach(file: string): Promise<string> {
+    const where = this.#wanted === "auto" ? ["--find", "--show"] : [this.#wanted];
+    try {
+      const { stdout } = await run("losetup", ["--direct-io=on", ...where, file]);
+      return this.#wanted === "auto" ? stdout.trim() : this.#wanted;
+    } catch (cause) {
+      const text = messageOf(cause);
+      const why = text.includes("ENOENT")
+        ? "losetup is not installed: apt-get install mount"
+        : /permission|not permitted/i.test(text)
+          ? "only root may attach a loop device: use sudo, or fuse:DIR"
+          : (text.split("\n").at(1) ?? text);
+      throw this.#failure(why, cause);
+    }
+  }
+
+  #failure(why: string, cause?: unknown): MigrationError {
+    return new MigrationError("USAGE", `--export loop:${this.#wanted}: ${why}`, { cause });
+  }
+}
+
+/** Where the kernel and the file systems on a device hold writes back, it has them afterwards. */
+export async function writeBack(device: string): Promise<void> {
+  for (const place of await mountedFrom(device)) await run("sync", ["--file-system", place]);
+  const handle = await open(device, "r+");
+  try {
+    await handle.sync();
+  } finally {
+    await handle.close();
+  }
+}
+
+/** Mount points of the file systems on a block device. */
+async function mountedFrom(device: string): Promise<string[]> {
+  const number = (await readFile(`/sys/class/block/${basename(device)}/dev`, "utf8")).trim();
+  const places: string[] = [];
+  for (const line of (await readFile("/proc/self/mountinfo", "utf8")).split("\n")) {
+    const [, , at, , place] = line.split(" ");
+    if (at === number && place !== undefined) places.push(unescapeOctal(place));
+  }
+  return places;
+}
+
+function unescapeOctal(text: string): string {
+  return text.replaceAll(/\\([0-7]{3})/g, (_, digits: string) =>
+    String.fromCharCode(parseInt(digits, 8)),
+  );
+}
+
+/** The device that shows a file already: of a process that was killed. */
+async function attachedTo(file: string): Promise<string | undefined> {
+  const { stdout } = await run("losetup", [
+    "--associated",
+    file,
+    "--noheadings",
+    "--output",
+    "NAME",
+  ]);
+  const [device] = stdout.trim().split("\n");
+  return device === "" ? undefined : device;
+}
+
+/** @throws MigrationError `USAGE` */
+function requireFree(device: string): void {
+  const fail = (why: string): never => {
+    throw new MigrationError("USAGE", `--export loop:${device}: ${why}`);
+  };
+  if (device !== "auto" && !/^\/dev\/loop\d+$/.test(device))
+    fail("write loop:auto or loop:/dev/loopN");
+  if (!existsSync("/dev/loop-control")) fail("no /dev/loop-control here: run sudo modprobe loop");
+  if (existsSync(`/sys/block/${basename(device)}/loop/backing_file`)) {
+    fail("the device is in use: give another one, or loop:auto");
+  }
+}
