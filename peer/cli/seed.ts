@@ -347,6 +347,7 @@ class SeedAttempt {
         ticketFile: file,
         session: this.#directory.id,
         pid: process.pid,
+        paths: local.paths,
       });
       output.result(`ticket written to ${file}`);
       return;
@@ -356,6 +357,7 @@ class SeedAttempt {
       ticket: this.#leecherTicket,
       session: this.#directory.id,
       pid: process.pid,
+      paths: local.paths,
     });
     output.result(`ticket: ${this.#leecherTicket}`);
   }

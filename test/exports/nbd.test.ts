@@ -167,7 +167,12 @@ describe("TLS", () => {
     const at = (file: string): string => path.join(folder, file);
     await run("openssl", [
       ..."req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2".split(" "),
-      ...["-subj", `/CN=${name}`, "-keyout", at(`${name}.key`), "-out", at(`${name}.pem`)],
+      "-subj",
+      `/CN=${name}`,
+      "-keyout",
+      at(`${name}.key`),
+      "-out",
+      at(`${name}.pem`),
     ]);
   }
 
@@ -176,12 +181,27 @@ describe("TLS", () => {
     writeFileSync(at("ext"), "subjectAltName=DNS:localhost,IP:127.0.0.1\n");
     await run("openssl", [
       ..."req -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -subj /CN=localhost".split(" "),
-      ...["-keyout", at(`${name}-key.pem`), "-out", at(`${name}.csr`)],
+      "-keyout",
+      at(`${name}-key.pem`),
+      "-out",
+      at(`${name}.csr`),
     ]);
     await run("openssl", [
-      ...["x509", "-req", "-days", "2", "-CAcreateserial", "-extfile", at("ext")],
-      ...["-in", at(`${name}.csr`), "-CA", at(`${by}.pem`), "-CAkey", at(`${by}.key`)],
-      ...["-out", at(`${name}-cert.pem`)],
+      "x509",
+      "-req",
+      "-days",
+      "2",
+      "-CAcreateserial",
+      "-extfile",
+      at("ext"),
+      "-in",
+      at(`${name}.csr`),
+      "-CA",
+      at(`${by}.pem`),
+      "-CAkey",
+      at(`${by}.key`),
+      "-out",
+      at(`${name}-cert.pem`),
     ]);
   }
 
