@@ -21,6 +21,8 @@ export type {
   NativeAddon,
   NativeRegion,
   NbdAddress,
+  NbdDevice,
+  NbdDeviceOptions,
   NbdServer,
   NbdServerOptions,
   ReadResult,

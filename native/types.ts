@@ -107,6 +107,8 @@ export interface RegionStats {
   /** Requests that exports served, and those of them that had to wait for a chunk. */
   readonly reads: number;
   readonly writes: number;
+  /** Times that a program asked an export to make its writes durable. */
+  readonly syncs: number;
   readonly misses: number;
   readonly bytesRead: number;
   readonly bytesWritten: number;
@@ -267,6 +269,32 @@ export interface NbdServer {
   stop(): Promise<void>;
 }
 
+export interface NbdDeviceOptions {
+  /** Of `/dev/nbdN`. Default: the kernel picks one. */
+  readonly index?: number;
+  /** The device is there and waits for a successor of the process that attached it. Needs `index`. */
+  readonly again?: boolean;
+  /** Whose it is, as `/sys/block/nbdN/backend` then says; `again` must say the same. */
+  readonly identifier: string;
+  readonly readOnly?: boolean;
+  readonly connections?: number;
+  /**
+   * How long the kernel waits for an answer before it asks again: what a successor of this process is to answer
+   * takes that long at most. Nothing fails by it. Default 10.
+   */
+  readonly timeoutSeconds?: number;
+  /** How long who waits is kept waiting when this process is gone. Default 60. */
+  readonly deadSeconds?: number;
+}
+
+/** A region as a block device of the kernel's NBD client. The region stays open until it is detached. */
+export interface NbdDevice {
+  /** `/dev/nbdN` */
+  readonly path: string;
+  /** Writes back what the kernel holds, and lets the device go. Idempotent. */
+  detach(): Promise<void>;
+}
+
 /** Whether this host lets us mount, and what to do if not. */
 export interface FuseProbe {
   readonly available: boolean;
@@ -281,6 +309,10 @@ export interface NativeAddon {
   mountFuse(options: FuseMountOptions): FuseMount;
   /** @throws NativeError `EADDRINUSE`, `EACCES`, `ENOTFOUND` and the like */
   serveNbd(options: NbdServerOptions): NbdServer;
+  /** @throws NativeError `ENODEV` (no NBD in the kernel), `EBUSY`, `EPERM` */
+  attachNbd(region: NativeRegion, options: NbdDeviceOptions): Promise<NbdDevice>;
+  /** Lets go a device that another process left behind. */
+  disconnectNbd(index: number): Promise<void>;
   probeFuse(): FuseProbe;
   /**
    * A copy of a descriptor of another process of this user that we may trace: of a child.

@@ -9,6 +9,7 @@
 #include "descriptors.h"
 #include "environment.h"
 #include "mount_object.h"
+#include "nbd_device_object.h"
 #include "nbd_object.h"
 #include "region_object.h"
 #include "values.h"
@@ -44,6 +45,14 @@ Napi::Value serveNbd(const Napi::CallbackInfo& info) {
   return initialized(info) ? NbdObject::serve(info) : info.Env().Undefined();
 }
 
+Napi::Value attachNbd(const Napi::CallbackInfo& info) {
+  return initialized(info) ? NbdDeviceObject::attach(info) : info.Env().Undefined();
+}
+
+Napi::Value disconnectNbd(const Napi::CallbackInfo& info) {
+  return initialized(info) ? NbdDeviceObject::disconnect(info) : info.Env().Undefined();
+}
+
 Napi::Value adopt(const Napi::CallbackInfo& info) {
   return initialized(info) ? adoptDescriptor(info) : info.Env().Undefined();
 }
@@ -70,11 +79,14 @@ Napi::Object start(Napi::Env env, Napi::Object exports) {
   (*environment)->regionClass = Napi::Persistent(RegionObject::define(env));
   (*environment)->mountClass = Napi::Persistent(MountObject::define(env));
   (*environment)->nbdClass = Napi::Persistent(NbdObject::define(env));
+  (*environment)->deviceClass = Napi::Persistent(NbdDeviceObject::define(env));
 
   exports.Set("initialize", Napi::Function::New<initialize>(env, "initialize"));
   exports.Set("openRegion", Napi::Function::New<openRegion>(env, "openRegion"));
   exports.Set("mountFuse", Napi::Function::New<mountFuse>(env, "mountFuse"));
   exports.Set("serveNbd", Napi::Function::New<serveNbd>(env, "serveNbd"));
+  exports.Set("attachNbd", Napi::Function::New<attachNbd>(env, "attachNbd"));
+  exports.Set("disconnectNbd", Napi::Function::New<disconnectNbd>(env, "disconnectNbd"));
   exports.Set("probeFuse", Napi::Function::New<MountObject::probe>(env, "probeFuse"));
   exports.Set("adoptDescriptor", Napi::Function::New<adopt>(env, "adoptDescriptor"));
   exports.Set("closeDescriptor", Napi::Function::New<closeDescriptor>(env, "closeDescriptor"));

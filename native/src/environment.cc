@@ -74,6 +74,7 @@ void Environment::teardown() {
   regionClass.Reset();
   mountClass.Reset();
   nbdClass.Reset();
+  deviceClass.Reset();
 }
 
 }  // namespace memferry

@@ -31,6 +31,7 @@ class Environment {
   Napi::FunctionReference regionClass;
   Napi::FunctionReference mountClass;
   Napi::FunctionReference nbdClass;
+  Napi::FunctionReference deviceClass;
 
   // `stop` blocks until the thing's threads are gone; it may run on any thread.
   enum class Kind { mount, region };  // a server of any kind is a mount

@@ -77,6 +77,11 @@ NbdConnection::NbdConnection(const NbdExports& exports, NbdTls tls, NbdNegotiati
                              Descriptor socket)
     : exports_(exports), tls_(tls), startTls_(std::move(startTls)), socket_(std::move(socket)) {}
 
+NbdConnection::NbdConnection(const NbdExports& exports, std::shared_ptr<const NbdExport> target, Descriptor socket)
+    : exports_(exports), tls_(NbdTls::off), socket_(std::move(socket)) {
+  agreed_.target = std::move(target);
+}
+
 NbdConnection::~NbdConnection() { stop(); }
 
 void NbdConnection::start(std::function<void()> done) {
@@ -98,6 +103,19 @@ void NbdConnection::stop() {
 
 void NbdConnection::run() {
   becomeHelperThread("memferry-nbd");
+  if (agreed_.target || negotiate()) {
+    setPatience(socket_.get(), {});
+    transmit();
+  }
+  leave();
+  {
+    const std::lock_guard lock(mutex_);
+    socket_.reset();
+  }
+  done_();
+}
+
+bool NbdConnection::negotiate() {
   setPatience(socket_.get(), kPatience);
   NbdNegotiation negotiation(exports_, tls_, [this](Descriptor& socket) {
     // cut() may come at any time and must find the socket that we read from.
@@ -111,16 +129,7 @@ void NbdConnection::run() {
     setPatience(socket.get(), kPatience);
     return true;
   });
-  if (negotiation.run(socket_, agreed_)) {
-    setPatience(socket_.get(), {});
-    transmit();
-  }
-  leave();
-  {
-    const std::lock_guard lock(mutex_);
-    socket_.reset();
-  }
-  done_();
+  return negotiation.run(socket_, agreed_);
 }
 
 void NbdConnection::leave() {

@@ -31,6 +31,8 @@ namespace memferry {
 class NbdConnection {
  public:
   NbdConnection(const NbdExports& exports, NbdTls tls, NbdNegotiation::StartTls startTls, Descriptor socket);
+  // One that needs no negotiation: the kernel's.
+  NbdConnection(const NbdExports& exports, std::shared_ptr<const NbdExport> target, Descriptor socket);
   ~NbdConnection();
 
   void start(std::function<void()> done);
@@ -63,6 +65,7 @@ class NbdConnection {
   };
 
   void run();
+  bool negotiate();
   void transmit();
   // The next request's head and, for WRITE, payload. False: the stream ended or makes no sense.
   bool next(Request& request);

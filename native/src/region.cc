@@ -202,6 +202,7 @@ int Region::zeroAt(uint64_t offset, uint64_t length, bool keepBlocks, bool fast)
 int Region::syncForExport() {
   if (shutdown_.load()) return ESHUTDOWN;
   if (gate() == Gate::fenced) return ESTALE;
+  syncs_.fetch_add(1, std::memory_order_relaxed);
   return makeDurable();
 }
 
@@ -430,6 +431,7 @@ Region::Extent Region::dirtyAt(uint64_t offset, uint64_t end) const {
 RegionStats Region::stats() const {
   return {.reads = reads_.load(std::memory_order_relaxed),
           .writes = writes_.load(std::memory_order_relaxed),
+          .syncs = syncs_.load(std::memory_order_relaxed),
           .misses = waiting_.misses(),
           .bytesRead = bytesRead_.load(std::memory_order_relaxed),
           .bytesWritten = bytesWritten_.load(std::memory_order_relaxed),

@@ -41,7 +41,7 @@ struct RegionOptions {
 };
 
 struct RegionStats {
-  uint64_t reads, writes, misses, bytesRead, bytesWritten, parked, presentChunks, dirtyChunks;
+  uint64_t reads, writes, syncs, misses, bytesRead, bytesWritten, parked, presentChunks, dirtyChunks;
   double firstServedAtMs;
 };
 
@@ -172,7 +172,7 @@ class Region {
   InFlight inFlight_;
   std::atomic<bool> shutdown_{false};
 
-  std::atomic<uint64_t> reads_{0}, writes_{0}, bytesRead_{0}, bytesWritten_{0};
+  std::atomic<uint64_t> reads_{0}, writes_{0}, syncs_{0}, bytesRead_{0}, bytesWritten_{0};
   std::atomic<double> firstServedAtMs_{0};
 
   std::mutex shutdownMutex_;

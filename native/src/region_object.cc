@@ -418,6 +418,7 @@ Napi::Value RegionObject::stats(const Napi::CallbackInfo& info) {
   const auto set = [&](const char* name, double value) { out.Set(name, Napi::Number::New(env, value)); };
   set("reads", static_cast<double>(stats.reads));
   set("writes", static_cast<double>(stats.writes));
+  set("syncs", static_cast<double>(stats.syncs));
   set("misses", static_cast<double>(stats.misses));
   set("bytesRead", static_cast<double>(stats.bytesRead));
   set("bytesWritten", static_cast<double>(stats.bytesWritten));

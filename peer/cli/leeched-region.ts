@@ -81,6 +81,7 @@ export class LeechedRegions {
     const { tls } = this.#shown;
     this.#exports.open(this.#shown.specs, {
       holdings: this.#options.supervision.holdings,
+      session: this.#options.directory.path,
       ...(tls === undefined ? {} : { tls }),
     });
   }

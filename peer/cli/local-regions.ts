@@ -26,6 +26,8 @@ export interface LocalRegionsOptions {
   readonly args: Arguments;
   readonly hashKey: Uint8Array;
   readonly supervision: Supervision;
+  /** The folder of the session. */
+  readonly session: string;
   /** Where an earlier process of this session was; `undefined`: there was none. */
   readonly phase: SeederPhase | undefined;
 }
@@ -88,7 +90,7 @@ export class LocalRegions {
     for (const close of this.#closing.splice(0).reverse()) await close();
   }
 
-  async #open({ args, supervision, phase }: LocalRegionsOptions): Promise<void> {
+  async #open({ args, supervision, session, phase }: LocalRegionsOptions): Promise<void> {
     const specs = seededRegions(args);
     const exports = new ExportOptions(args);
     exports.requireKnown(specs.map(({ name }) => name));
@@ -99,6 +101,7 @@ export class LocalRegions {
     if (chunks > CHUNKS_MAX) throw usage(`${chunks} chunks are too many: give a larger --chunk`);
     this.exports.open(exports.specs, {
       holdings: supervision.holdings,
+      session,
       ...(exports.tls === undefined ? {} : { tls: exports.tls }),
     });
     const sources: DirtySource[] = [];

@@ -237,7 +237,13 @@ class SeedAttempt {
   async open(): Promise<LocalRegions> {
     const { args, hashKey, supervision, output } = this.#options;
     const { record } = await this.#directory.seederJournal();
-    const local = await LocalRegions.open({ args, hashKey, supervision, phase: record?.phase });
+    const local = await LocalRegions.open({
+      args,
+      hashKey,
+      supervision,
+      session: this.#directory.path,
+      phase: record?.phase,
+    });
     const problem = await supervision.hold(
       this.#directory.path,
       local.members,

@@ -7,6 +7,7 @@ import type { FuseMount, NativeRegion } from "../../native/index.ts";
 import type { Holdings } from "../supervisor/held.ts";
 import { FusePlace } from "./fuse.ts";
 import { LoopPlace } from "./loop.ts";
+import { NbdKernelPlace } from "./nbd-kernel.ts";
 import { NbdPlace } from "./nbd.ts";
 import type { NbdTlsOptions } from "./nbd-tls.ts";
 import type { ExportPlace } from "./place.ts";
@@ -14,6 +15,8 @@ import { formatExport, type ExportSpec } from "./spec.ts";
 
 export interface ExportSettings {
   readonly holdings: Holdings;
+  /** The folder of the session: whose devices they are. */
+  readonly session: string;
   /** For every NBD server among them. */
   readonly tls?: NbdTlsOptions;
 }
@@ -61,12 +64,14 @@ export class Exports {
   }
 }
 
-function makePlace(spec: ExportSpec, { holdings, tls }: ExportSettings): ExportPlace {
+function makePlace(spec: ExportSpec, { holdings, session, tls }: ExportSettings): ExportPlace {
   switch (spec.kind) {
     case "fuse":
       return new FusePlace(spec.directory, holdings);
     case "nbd":
       return new NbdPlace(spec.address, tls);
+    case "nbd-kernel":
+      return new NbdKernelPlace(spec.device, session);
     case "loop":
       return new LoopPlace(spec.device, holdings);
   }

@@ -8,7 +8,6 @@
  */
 import { execFile } from "node:child_process";
 import { chmodSync, existsSync, mkdtempSync, rmdirSync } from "node:fs";
-import { open, readFile, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { basename, join } from "node:path";
 import { promisify } from "node:util";
@@ -17,13 +16,12 @@ import { loadNative } from "../../native/index.ts";
 import { messageOf } from "../../relay/protocol/errors.ts";
 import { MigrationError } from "../errors.ts";
 import type { Holdings } from "../supervisor/held.ts";
+import { tune, writeBack } from "./block-device.ts";
 import { mountFuse } from "./fuse.ts";
 import type { ExportPlace } from "./place.ts";
 
 const run = promisify(execFile);
 const SECTOR_BYTES = 512;
-/** What the kernel reads ahead on the device: its 128 KiB are a tenth of what a link with a long round trip carries. */
-const READ_AHEAD_KIB = 4096;
 
 export class LoopPlace implements ExportPlace {
   readonly mount: FuseMount;
@@ -76,11 +74,7 @@ export class LoopPlace implements ExportPlace {
       const file = join(this.mount.directory, name);
       const device = (await attachedTo(file)) ?? (await this.#attach(file));
       this.#devices.set(name, device);
-      // Best effort: without the right to, the device is only slower.
-      await writeFile(
-        `/sys/block/${basename(device)}/queue/read_ahead_kb`,
-        `${READ_AHEAD_KIB}`,
-      ).catch(() => undefined);
+      void tune(device);
     }
   }
 
@@ -126,34 +120,6 @@ export class LoopPlace implements ExportPlace {
   #failure(why: string, cause?: unknown): MigrationError {
     return new MigrationError("USAGE", `--export loop:${this.#wanted}: ${why}`, { cause });
   }
-}
-
-/** Where the kernel and the file systems on a device hold writes back, it has them afterwards. */
-export async function writeBack(device: string): Promise<void> {
-  for (const place of await mountedFrom(device)) await run("sync", ["--file-system", place]);
-  const handle = await open(device, "r+");
-  try {
-    await handle.sync();
-  } finally {
-    await handle.close();
-  }
-}
-
-/** Mount points of the file systems on a block device. */
-async function mountedFrom(device: string): Promise<string[]> {
-  const number = (await readFile(`/sys/class/block/${basename(device)}/dev`, "utf8")).trim();
-  const places: string[] = [];
-  for (const line of (await readFile("/proc/self/mountinfo", "utf8")).split("\n")) {
-    const [, , at, , place] = line.split(" ");
-    if (at === number && place !== undefined) places.push(unescapeOctal(place));
-  }
-  return places;
-}
-
-function unescapeOctal(text: string): string {
-  return text.replaceAll(/\\([0-7]{3})/g, (_, digits: string) =>
-    String.fromCharCode(parseInt(digits, 8)),
-  );
 }
 
 /** The device that shows a file already: of a process that was killed. */

@@ -11,10 +11,12 @@ export type ExportSpec =
   | { readonly kind: "fuse"; readonly directory: string }
   | { readonly kind: "nbd"; readonly address: NbdAddress }
   /** `auto`, or the device's path. */
+  | { readonly kind: "nbd-kernel"; readonly device: string }
   | { readonly kind: "loop"; readonly device: string };
 
 /** For `--help`. */
-export const EXPORT_KINDS = "fuse:DIR, nbd:unix:PATH, nbd:tcp:HOST:PORT or loop:auto";
+export const EXPORT_KINDS =
+  "fuse:DIR, nbd:unix:PATH, nbd:tcp:HOST:PORT, nbd:auto (/dev/nbdN) or loop:auto";
 
 /** @throws MigrationError `USAGE` */
 export function parseExport(text: string): ExportSpec {
@@ -23,7 +25,9 @@ export function parseExport(text: string): ExportSpec {
     case "fuse":
       return { kind, directory: place };
     case "nbd":
-      return { kind, address: nbdAddress(place, text) };
+      return place === "auto" || place.startsWith("/dev/")
+        ? { kind: "nbd-kernel", device: place }
+        : { kind, address: nbdAddress(place, text) };
     case "loop":
       return { kind, device: place };
     default:
@@ -40,6 +44,8 @@ export function formatExport(spec: ExportSpec): string {
       return "path" in spec.address
         ? `nbd:unix:${spec.address.path}`
         : `nbd:tcp:${hostAndPort(spec.address)}`;
+    case "nbd-kernel":
+      return `nbd:${spec.device}`;
     case "loop":
       return `loop:${spec.device}`;
   }

@@ -90,6 +90,8 @@ export class SessionDirectory {
     for (const directory of await SessionDirectory.list(stateDirectory)) {
       const { mtimeMs } = await stat(directory.path);
       if (Date.now() - mtimeMs < RECEIPT_AGE_MAX_MS) continue;
+      // Somebody may still be served from it, and is found by it.
+      if ((await directory.#holder()) !== undefined) continue;
       if (await directory.isOver().catch(() => false)) await directory.remove();
     }
   }
@@ -156,8 +158,8 @@ export class SessionDirectory {
       }
       const holder = await readFile(path, "utf8").catch(() => "");
       if (holder === mine) return async () => await rm(path, { force: true });
-      const [held = "0", start = ""] = holder.trim().split(" ");
-      if (start !== "" && (await startOf(Number(held))) === start) {
+      const held = await this.#holder();
+      if (held !== undefined) {
         throw new MigrationError(
           "RESUME_INVALID",
           `process ${held} works on session ${this.id} already: end it first, or leave it to it`,
@@ -166,6 +168,13 @@ export class SessionDirectory {
       await rm(path, { force: true });
     }
     throw new MigrationError("RESUME_INVALID", `${path} cannot be taken: try again`);
+  }
+
+  /** The process that lives and works on it. */
+  async #holder(): Promise<string | undefined> {
+    const text = await readFile(join(this.path, "lock"), "utf8").catch(() => "");
+    const [pid = "0", start = ""] = text.trim().split(" ");
+    return start !== "" && (await startOf(Number(pid))) === start ? pid : undefined;
   }
 
   async #journal<R>(codec: RecordCodec<R>): Promise<Journal<R>> {

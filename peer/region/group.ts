@@ -146,6 +146,7 @@ export class RegionGroup implements ChunkStore {
     return {
       reads: sum("reads"),
       writes: sum("writes"),
+      syncs: sum("syncs"),
       misses: sum("misses"),
       bytesRead: sum("bytesRead"),
       bytesWritten: sum("bytesWritten"),

@@ -39,7 +39,12 @@ test("every write that an NBD client was told is done is at the destination, wit
   const bytes = 32 << 20;
   const [there, here] = [stage.file("there.sock"), stage.file("here.sock")];
   const { seeder, ticket } = await stage.seed([
-    ...["--size", `${bytes}`, "--region", "disk", "--export", `nbd:unix:${there}`],
+    "--size",
+    `${bytes}`,
+    "--region",
+    "disk",
+    "--export",
+    `nbd:unix:${there}`,
   ]);
   const client = await NbdClient.open({ path: socketOf(seeder.last("ticket")) }, "disk");
   const BLOCK = 4096;
@@ -58,7 +63,10 @@ test("every write that an NBD client was told is done is at the destination, wit
     }
   });
   const leecher = stage.leech(ticket, [
-    ...["--file", stage.file("disk.img"), "--export", `nbd:unix:${here}`],
+    "--file",
+    stage.file("disk.img"),
+    "--export",
+    `nbd:unix:${here}`,
   ]);
   await leecher.waitFor("serving");
   await Promise.all(writers);
@@ -135,7 +143,14 @@ test("Redis with an append-only file, on ext4 on a loop device, has every acknow
      ${command(here, socketHere)} > ${stage.file("redis2.log")} 2>&1 &`,
   );
   const { seeder, ticket } = await stage.seed([
-    ...["--size", "96MiB", "--region", "disk", "--export", "loop:auto", "--on-suspend", suspend],
+    "--size",
+    "96MiB",
+    "--region",
+    "disk",
+    "--export",
+    "loop:auto",
+    "--on-suspend",
+    suspend,
   ]);
   const [device = ""] = (seeder.last("ticket")?.["paths"] ?? []) as string[];
   await run("mkfs.ext4", ["-q", device]);
@@ -153,7 +168,12 @@ test("Redis with an append-only file, on ext4 on a loop device, has every acknow
   const load = setKeys(socketThere, (key) => (keys = key + 1));
   await eventually(() => keys > 5000);
   const leecher = stage.leech(ticket, [
-    ...["--file", stage.file("redis.img"), "--export", "loop:auto", "--on-resume", resume],
+    "--file",
+    stage.file("redis.img"),
+    "--export",
+    "loop:auto",
+    "--on-resume",
+    resume,
   ]);
   await load;
   await leecher.waitFor("serving");

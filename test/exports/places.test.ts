@@ -48,7 +48,7 @@ async function show(spec: string, region: NativeRegion): Promise<[string, Export
   const exports = new Exports();
   onTestFinished(() => exports.close());
   const parsed = parseExport(spec);
-  exports.open([parsed], { holdings: HOLDINGS });
+  exports.open([parsed], { holdings: HOLDINGS, session: temporaryFolder() });
   const place = exports.add(parsed, "disk", region);
   exports.serve();
   await exports.attach();

@@ -154,6 +154,7 @@ export class SimRegion implements ChunkStore, DirtySource {
     return {
       reads: 0,
       writes: 0,
+      syncs: 0,
       misses: 0,
       bytesRead: 0,
       bytesWritten: 0,

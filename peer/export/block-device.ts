@@ -1,0 +1,57 @@
+/**
+ * What every block device needs from us, whoever drives it.
+ *
+ * @module
+ */
+import { execFile } from "node:child_process";
+import { open, readFile, writeFile } from "node:fs/promises";
+import { basename } from "node:path";
+import { promisify } from "node:util";
+
+const run = promisify(execFile);
+
+/** The kernel's 128 KiB are a tenth of what a link with a long round trip carries. */
+const READ_AHEAD_KIB = 4096;
+const REQUEST_KIB = 1024;
+
+/**
+ * Best effort: without the right to, the device is only slower. Not to be waited for: the kernel lets what is under
+ * way on the device end first, and that may be a read of a chunk that is still elsewhere.
+ */
+export async function tune(device: string): Promise<void> {
+  const queue = `/sys/block/${basename(device)}/queue`;
+  for (const [setting, value] of [
+    ["max_sectors_kb", REQUEST_KIB],
+    ["read_ahead_kb", READ_AHEAD_KIB],
+  ] as const) {
+    await writeFile(`${queue}/${setting}`, `${value}`).catch(() => undefined);
+  }
+}
+
+/** What the kernel and the file systems on a device hold back has been written when this resolves. */
+export async function writeBack(device: string): Promise<void> {
+  for (const place of await mountedFrom(device)) await run("sync", ["--file-system", place]);
+  const handle = await open(device, "r+");
+  try {
+    await handle.sync();
+  } finally {
+    await handle.close();
+  }
+}
+
+/** Mount points of the file systems on a block device. */
+async function mountedFrom(device: string): Promise<string[]> {
+  const number = (await readFile(`/sys/class/block/${basename(device)}/dev`, "utf8")).trim();
+  const places: string[] = [];
+  for (const line of (await readFile("/proc/self/mountinfo", "utf8")).split("\n")) {
+    const [, , at, , place] = line.split(" ");
+    if (at === number && place !== undefined) places.push(unescapeOctal(place));
+  }
+  return places;
+}
+
+function unescapeOctal(text: string): string {
+  return text.replaceAll(/\\([0-7]{3})/g, (_, digits: string) =>
+    String.fromCodePoint(Number.parseInt(digits, 8)),
+  );
+}
