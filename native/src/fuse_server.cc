@@ -299,13 +299,12 @@ bool FuseServer::serve(const Data& data, uint8_t* buffer, bool pass) {
     fuseReply(data.fd, data.unique, admission.status);
     return true;
   }
-  // The reply goes out before end(): after a quiesce() no answer is still on its way into the kernel's
-  // page cache.
+  // Replied before end(): after a quiesce() no answer is still on its way into the kernel's page cache.
   switch (data.opcode) {
     case FUSE_READ: {
-      const uint8_t* bytes = region.view(data.offset, data.length);
-      const int error = bytes ? 0 : region.readAt(buffer, data.length, data.offset);
-      fuseReply(data.fd, data.unique, error, bytes ? bytes : buffer, error ? 0 : data.length);
+      const uint8_t* const view = region.view(data.offset, data.length);
+      const int error = view ? 0 : region.readAt(buffer, data.length, data.offset);
+      fuseReply(data.fd, data.unique, error, view ? view : buffer, error ? 0 : data.length);
       break;
     }
     case FUSE_WRITE: {

@@ -122,8 +122,9 @@ Failure NbdDevice::detach() {
     const std::lock_guard lock(mutex_);
     if (stopped_) return {};
   }
-  // What the page cache holds. The kernel's own disconnect drops it.
-  const int fd = ::open(pathOf(index_).c_str(), O_RDWR | O_CLOEXEC);
+  // What the page cache holds: the kernel's own disconnect drops it. A fenced region takes nothing any more.
+  const bool open = options_.region->gate() != Gate::fenced;
+  const int fd = open ? ::open(pathOf(index_).c_str(), O_RDWR | O_CLOEXEC) : -1;
   if (fd >= 0) {
     ::fsync(fd);  // best effort: the gate may refuse
     ::close(fd);

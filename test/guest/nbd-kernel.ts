@@ -157,6 +157,27 @@ const cases: Readonly<Record<string, () => Promise<void>>> = {
     assert.equal(attached(device), false);
   },
 
+  "a read that waits for longer than the kernel's patience gets its bytes": async () => {
+    const { file, session } = place();
+    const server = new Server(file, session, "auto", "none");
+    const device = await server.line("attached");
+    const target = `of=${scratch}/back`;
+    const read = run("dd", [
+      `if=${device}`,
+      target,
+      "bs=4k",
+      "skip=160",
+      "count=1",
+      "iflag=direct",
+    ]);
+    // The kernel has taken the connection for dead by then, twice.
+    await sleep(25_000);
+    server.say("fill");
+    await read;
+    assert.deepEqual(readFileSync(`${scratch}/back`), Buffer.alloc(4096, 10));
+    await server.end();
+  },
+
   "a device whose session is gone is let go by the next peer": async () => {
     const { file, session } = place();
     const dead = new Server(file, session);

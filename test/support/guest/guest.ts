@@ -84,11 +84,18 @@ export async function runInGuest(
     `guest.command=${encoded}`,
   ];
   const args = [
-    ..."-M pc -accel tcg,thread=multi,tb-size=512 -cpu max -smp 2".split(" "),
+    ..."-M pc -accel tcg,thread=multi,tb-size=512 -cpu max,pku=off -smp 2".split(" "),
     ..."-nodefaults -no-user-config -no-reboot -display none -serial stdio -nic none".split(" "),
-    ...["-m", String(memoryMib), "-device", "virtio-rng-pci"],
-    ...["-kernel", path.join(tree, "boot", `vmlinuz-${version}`)],
-    ...["-initrd", initramfs(tree, version), "-append", kernelArguments.join(" ")],
+    "-device",
+    "virtio-rng-pci",
+    "-m",
+    String(memoryMib),
+    "-kernel",
+    path.join(tree, "boot", `vmlinuz-${version}`),
+    "-initrd",
+    initramfs(tree, version),
+    "-append",
+    kernelArguments.join(" "),
     "-virtfs",
     "local,path=/,mount_tag=host,security_model=none,readonly=on,multidevs=remap",
   ];

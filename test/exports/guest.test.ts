@@ -1,0 +1,33 @@
+/** What needs a kernel with NBD runs in a guest that has one: the cases of `test/guest/`. */
+import path from "node:path";
+import process from "node:process";
+
+import { beforeEach, expect, test } from "vitest";
+
+import { requireGuest, runInGuest } from "../support/guest/guest.ts";
+import { requireTool, skipUnless } from "../support/requires.ts";
+
+const scripts = path.join(import.meta.dirname, "../guest");
+
+beforeEach((ctx) => skipUnless(ctx, ...requireGuest()));
+
+async function inGuest(script: string): Promise<string[]> {
+  const { output, code } = await runInGuest(
+    `${process.execPath} ${path.join(scripts, script)} 2>&1`,
+  );
+  expect(code, output).toBe(0);
+  return output.split(/\r?\n/).filter((line) => /^(not )?ok /.test(line));
+}
+
+test("kernel NBD devices: size, ext4, flush, mappings, a peer's death, stale devices, nobody stuck", async () => {
+  const lines = await inGuest("nbd-kernel.ts");
+  expect(lines).toHaveLength(8);
+  expect(lines.filter((line) => !line.startsWith("ok "))).toEqual([]);
+});
+
+test("a whole migration from /dev/nbd0 to /dev/nbd1 under a writer", async (ctx) => {
+  skipUnless(ctx, requireTool("postgres"));
+  expect(await inGuest("migrate.ts")).toEqual([
+    expect.stringMatching(/^ok \d+ durable writes, from \/dev\/nbd0 to \/dev\/nbd1$/),
+  ]);
+});
