@@ -44,6 +44,7 @@ class NbdOutput {
   }
   // Takes back the last bytes that extend() gave.
   void shorten(size_t length) {
+    if (length == 0) return;
     ownLength_ -= length;
     length_ -= length;
     parts_.back().iov_len -= length;
