@@ -117,13 +117,13 @@ void NbdDevice::keep() {
   }
 }
 
-Failure NbdDevice::detach() {
+Failure NbdDevice::detach(bool writeBack) {
   {
     const std::lock_guard lock(mutex_);
     if (stopped_) return {};
   }
   // What the page cache holds: the kernel's own disconnect drops it. A fenced region takes nothing any more.
-  const bool open = options_.region->gate() != Gate::fenced;
+  const bool open = writeBack && options_.region->gate() != Gate::fenced;
   const int fd = open ? ::open(pathOf(index_).c_str(), O_RDWR | O_CLOEXEC) : -1;
   if (fd >= 0) {
     ::fsync(fd);  // best effort: the gate may refuse

@@ -40,8 +40,9 @@ class NbdDevice {
   static std::shared_ptr<NbdDevice> attach(const Options& options, Failure& failure);
   ~NbdDevice() { stop(); }
   int index() const { return index_; }
-  // Has the kernel write back and let go, then ends the connections.
-  Failure detach();
+  // Has the kernel write back and let go, then ends the connections. Not to be asked to write back when nobody
+  // is left to fetch what it may need for that.
+  Failure detach(bool writeBack);
   // Ends the connections alone: the device waits for a successor.
   void stop();
 

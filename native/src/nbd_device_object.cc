@@ -71,7 +71,7 @@ Napi::Value NbdDeviceObject::attach(const Napi::CallbackInfo& info) {
       self->bridge_ = environment->bridge;
       self->device_ = device;
       self->region_ = Napi::Persistent(region->Value());
-      environment->onTeardown(self, Environment::Kind::mount, [device] { device->detach(); });
+      environment->onTeardown(self, Environment::Kind::mount, [device] { device->detach(false); });
       self->Ref();
       return made;
     });
@@ -120,7 +120,7 @@ Napi::Value NbdDeviceObject::detach(const Napi::CallbackInfo& info) {
   }
   std::thread([this, device = device_, bridge = bridge_, id = pending.id] {
     becomeHelperThread("memferry-nbd-de");
-    Failure failure = device->detach();
+    Failure failure = device->detach(true);
     // Back on the JS thread `this` is alive: the promise that has yet to settle refers to it.
     bridge->post([this](Napi::Env) { release(); });
     if (failure) return bridge->reject(id, std::move(failure));

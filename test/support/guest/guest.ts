@@ -25,6 +25,7 @@ import path from "node:path";
 import { findProgram, packageManager } from "../programs.mjs";
 import { requireTool, type Requirement } from "../requires.ts";
 
+const PROJECT = path.join(import.meta.dirname, "../../..");
 const MODULES = [
   "virtio_pci",
   "virtio_rng",
@@ -42,7 +43,9 @@ const MODULES = [
 
 export interface GuestResult {
   readonly output: string;
-  /** The command's exit code; `undefined` if it never got that far. */
+  /** Whether the machine came up: if not, this one cannot emulate it. */
+  readonly ready: boolean;
+  /** The command's exit code; `undefined` if it did not end in time. */
   readonly code: number | undefined;
 }
 
@@ -74,14 +77,14 @@ export function requireGuest(): Requirement[] {
 /** Runs a shell command as root in a guest that is there for it alone. */
 export async function runInGuest(
   command: string,
-  { limitMs = 170_000, memoryMib = 2048 }: GuestOptions = {},
+  { limitMs = 280_000, memoryMib = 2048 }: GuestOptions = {},
 ): Promise<GuestResult> {
   const tree = kernelTree();
   const version = versionOf(tree);
-  const encoded = Buffer.from(command).toString("base64");
+  const base64 = (text: string): string => Buffer.from(text).toString("base64");
   const kernelArguments = [
     "console=ttyS0 quiet panic=-1 tsc=reliable random.trust_cpu=1 mitigations=off nokaslr audit=0",
-    `guest.command=${encoded}`,
+    `guest.command=${base64(command)} guest.project=${base64(PROJECT)}`,
   ];
   const args = [
     ..."-M pc -accel tcg,thread=multi,tb-size=512 -cpu max,pku=off -smp 2".split(" "),
@@ -108,7 +111,11 @@ export async function runInGuest(
   await new Promise((resolve) => child.once("close", resolve));
   clearTimeout(timer);
   const code = /GUEST-ENDED (\d+)/.exec(output)?.[1];
-  return { output, code: code === undefined ? undefined : Number(code) };
+  return {
+    output,
+    ready: output.includes("GUEST-READY"),
+    code: code === undefined ? undefined : Number(code),
+  };
 }
 
 /** The unpacked package of a kernel. */
