@@ -47,8 +47,8 @@ void relax() {
 // What each step of the negotiation may take.
 constexpr timeval kPatience{10, 0};
 
-bool isSlow(Command command, uint64_t length) {
-  return command == Command::flush ||
+bool isSlow(Command command, uint16_t flags, uint64_t length) {
+  return command == Command::flush || (flags & nbd::kFlagFua) ||
          ((command == Command::trim || command == Command::writeZeroes) && length >= kSlowZeroBytes);
 }
 
@@ -353,7 +353,7 @@ void NbdConnection::handle(Request& request) {
     serveStatus(request, out_);
   } else if (written) {
     reply(request, 0, out_);
-  } else if (isSlow(request.command, request.length) || (request.flags & nbd::kFlagFua)) {
+  } else if (isSlow(request.command, request.flags, request.length)) {
     defer(request);
   } else if (!serve(request, out_)) {
     park(request);
@@ -425,9 +425,8 @@ void NbdConnection::defer(const Request& request) {
 void NbdConnection::ready(Call* call, int error) {
   const std::lock_guard lock(mutex_);
   call->failure = error;
-  enqueue(call->request.flags & nbd::kFlagFua || isSlow(call->request.command, call->request.length) ? slow_
-                                                                                                    : waited_,
-          call);
+  const Request& request = call->request;
+  enqueue(isSlow(request.command, request.flags, request.length) ? slow_ : waited_, call);
 }
 
 // Under the mutex.

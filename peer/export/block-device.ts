@@ -14,6 +14,21 @@ const run = promisify(execFile);
 const READ_AHEAD_KIB = 4096;
 const REQUEST_KIB = 1024;
 
+const SECTOR_BYTES = 512;
+
+/** Why a region cannot be shown as a block device, `shown` being there already; `undefined` if it can. */
+export function unfitForDevice(
+  { name, bytes, shown }: { readonly name: string; readonly bytes: number; readonly shown: number },
+  kind: "nbd" | "loop",
+  wanted: string,
+): string | undefined {
+  if (wanted !== "auto" && shown > 0) {
+    return `it is one device: give ${kind}:auto, or NAME=${kind}:/dev/${kind}N for each region`;
+  }
+  if (bytes % SECTOR_BYTES === 0) return undefined;
+  return `region ${name} has ${bytes} bytes, and a block device whole sectors of ${SECTOR_BYTES}: use fuse:DIR`;
+}
+
 /**
  * Best effort: without the right to, the device is only slower. Not to be waited for: the kernel lets what is under
  * way on the device end first, and that may be a read of a chunk that is still elsewhere.

@@ -16,12 +16,11 @@ import { loadNative } from "../../native/index.ts";
 import { messageOf } from "../../relay/protocol/errors.ts";
 import { MigrationError } from "../errors.ts";
 import type { Holdings } from "../supervisor/held.ts";
-import { tune, writeBack } from "./block-device.ts";
+import { tune, unfitForDevice, writeBack } from "./block-device.ts";
 import { mountFuse } from "./fuse.ts";
 import type { ExportPlace } from "./place.ts";
 
 const run = promisify(execFile);
-const SECTOR_BYTES = 512;
 
 export class LoopPlace implements ExportPlace {
   readonly mount: FuseMount;
@@ -47,16 +46,9 @@ export class LoopPlace implements ExportPlace {
   }
 
   add(name: string, region: NativeRegion): void {
-    if (this.#wanted !== "auto" && this.#names.length > 0) {
-      throw this.#failure(
-        `it is one device: give loop:auto, or NAME=loop:/dev/loopN for each region`,
-      );
-    }
-    if (region.bytes % SECTOR_BYTES !== 0) {
-      throw this.#failure(
-        `region ${name} has ${region.bytes} bytes, and a block device whole sectors of ${SECTOR_BYTES}: use fuse:DIR`,
-      );
-    }
+    const about = { name, bytes: region.bytes, shown: this.#names.length };
+    const why = unfitForDevice(about, "loop", this.#wanted);
+    if (why !== undefined) throw this.#failure(why);
     this.mount.add(name, region);
     this.#names.push(name);
   }

@@ -9,11 +9,10 @@
 import { existsSync, readdirSync, readFileSync } from "node:fs";
 import { loadNative, NativeError, type NativeRegion, type NbdDevice } from "../../native/index.ts";
 import { MigrationError } from "../errors.ts";
-import { tune, writeBack } from "./block-device.ts";
+import { tune, unfitForDevice, writeBack } from "./block-device.ts";
 import type { ExportPlace } from "./place.ts";
 
 const PREFIX = "memferry:";
-const SECTOR_BYTES = 512;
 
 export class NbdKernelPlace implements ExportPlace {
   readonly #wanted: string;
@@ -45,14 +44,9 @@ export class NbdKernelPlace implements ExportPlace {
   }
 
   add(name: string, region: NativeRegion): void {
-    if (this.#wanted !== "auto" && this.#regions.size > 0) {
-      throw this.#failure("it is one device: give nbd:auto, or NAME=nbd:/dev/nbdN for each region");
-    }
-    if (region.bytes % SECTOR_BYTES !== 0) {
-      throw this.#failure(
-        `region ${name} has ${region.bytes} bytes, and a block device whole sectors of ${SECTOR_BYTES}: use fuse:DIR`,
-      );
-    }
+    const about = { name, bytes: region.bytes, shown: this.#regions.size };
+    const why = unfitForDevice(about, "nbd", this.#wanted);
+    if (why !== undefined) throw this.#failure(why);
     this.#regions.set(name, region);
   }
 
