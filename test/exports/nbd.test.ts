@@ -141,6 +141,7 @@ describe.each(Object.entries(kinds))("%s", (_, make) => {
       "--iodepth=32",
       "--verify=crc32c",
       "--verify_fatal=1",
+      "--verify_state_save=0",
       "--do_verify=1",
     ]);
     expect(output).toMatch(/err= 0/);

@@ -61,6 +61,7 @@ function fio(file: string, ...args: readonly string[]): Promise<string> {
     `--filename=${file}`,
     "--verify=crc32c",
     "--verify_fatal=1",
+    "--verify_state_save=0",
     "--allow_mounted_write=0",
     ...args,
   ]);
