@@ -4,6 +4,7 @@ import process from "node:process";
 
 import { beforeEach, expect, test, type TestContext } from "vitest";
 
+import { exportCases } from "../compliance/export.ts";
 import { requireGuest, runInGuest } from "../support/guest/guest.ts";
 import { requireTool, skipUnless } from "../support/requires.ts";
 
@@ -27,6 +28,12 @@ test("kernel NBD devices: size, ext4, flush, mappings, a peer's death, stale dev
   const lines = await inGuest(ctx, "nbd-kernel.ts");
   expect(lines).toHaveLength(8);
   expect(lines.filter((line) => !line.startsWith("ok "))).toEqual([]);
+});
+
+test("the suite of exports over a kernel NBD device", async (ctx) => {
+  const lines = await inGuest(ctx, "compliance.ts");
+  expect(lines.filter((line) => !line.startsWith("ok "))).toEqual([]);
+  expect(lines).toHaveLength(exportCases.length);
 });
 
 test("a whole migration from /dev/nbd0 to /dev/nbd1 under a writer", async (ctx) => {

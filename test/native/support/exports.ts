@@ -18,10 +18,17 @@ import { afterAll, onTestFinished } from "vitest";
 import { loadNative } from "../../../native/index.ts";
 import type { FuseMount, NativeAddon, NativeRegion, RegionOptions } from "../../../native/index.ts";
 import { isRoot } from "../../support/programs.mjs";
+import {
+  CHUNK,
+  contentOf as readAll,
+  indexesOf,
+  KEY,
+  memoryRegion,
+  storeChunks,
+} from "../../support/regions.ts";
 import type { Requirement } from "../../support/requires.ts";
 
-export const KEY = Uint8Array.from({ length: 32 }, (_, index) => index);
-export const CHUNK = 65_536;
+export { CHUNK, indexesOf, KEY, readAll, storeChunks };
 
 const addon = (() => {
   try {
@@ -86,14 +93,7 @@ export function temporaryFolder(): string {
 }
 
 export function openRegion(options: Partial<RegionOptions> & { bytes: number }): NativeRegion {
-  const region = native().openRegion({
-    store: { kind: "memory" },
-    chunkBytes: CHUNK,
-    hashKey: KEY,
-    present: "all",
-    gate: "open",
-    ...options,
-  });
+  const region = memoryRegion(options);
   onTestFinished(() => region.close());
   return region;
 }
@@ -194,45 +194,4 @@ export function bitmapOf(indexes: Iterable<number>, chunkCount: number): Uint8Ar
   const bitmap = new Uint8Array(Math.ceil(chunkCount / 8));
   for (const index of indexes) bitmap[index >> 3] = (bitmap[index >> 3] ?? 0) | (1 << (index & 7));
   return bitmap;
-}
-
-export function indexesOf(bitmap: Uint8Array): number[] {
-  return [...bitmap].flatMap((byte, at) =>
-    [0, 1, 2, 3, 4, 5, 6, 7].filter((bit) => (byte >> bit) & 1).map((bit) => at * 8 + bit),
-  );
-}
-
-/** Stores chunks whose bytes and hashes are right. */
-export function storeChunks(
-  region: NativeRegion,
-  chunks: readonly (readonly [index: number, bytes: Uint8Array])[],
-  ifAbsent: boolean,
-): Promise<Uint8Array> {
-  const hashes = new Uint8Array(chunks.length * 32);
-  const offsets: number[] = [];
-  let end = 0;
-  for (const [position, [, bytes]] of chunks.entries()) {
-    hashes.set(native().blake3(bytes, KEY), position * 32);
-    offsets.push(end);
-    end += bytes.length;
-  }
-  const bytes = new Uint8Array(end);
-  for (const [position, [, chunk]] of chunks.entries()) bytes.set(chunk, offsets[position]);
-  return region.store({
-    indexes: Uint32Array.from(chunks, ([index]) => index),
-    offsets: Uint32Array.from(offsets),
-    bytes,
-    hashes,
-    ifAbsent,
-  });
-}
-
-/** The whole region, by `read`. */
-export async function readAll(region: NativeRegion): Promise<Uint8Array> {
-  const into = new Uint8Array(region.chunkCount * region.chunkBytes);
-  await region.read(
-    Uint32Array.from({ length: region.chunkCount }, (_, index) => index),
-    into,
-  );
-  return into.subarray(0, region.bytes);
 }

@@ -1,0 +1,90 @@
+/** The suite of exports over every kind that this machine has; `nbd:/dev/nbdN` is in the guest's. */
+import { mkdirSync, mkdtempSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import path from "node:path";
+
+import { afterAll, beforeAll, beforeEach, describe, test } from "vitest";
+
+import { exportCases, type ExportUnderTest } from "../compliance/export.ts";
+import { requireMount } from "../native/support/exports.ts";
+import { compile, NbdUser, ProgramUser } from "../support/export-users.ts";
+import { requireLoop, skipUnless, type Requirement } from "../support/requires.ts";
+import { showRegion, type ShowOptions } from "../support/shown-region.ts";
+
+interface Kind extends Omit<ExportUnderTest, "show">, ShowOptions {
+  readonly needs: () => Requirement[];
+}
+
+let programs = "";
+let pathUser = "";
+beforeAll(() => {
+  programs = mkdtempSync(path.join(tmpdir(), "memferry-programs-"));
+  pathUser = compile("export-user", programs);
+});
+afterAll(() => rmSync(programs, { recursive: true, force: true }));
+
+const byPath = (at: string): ProgramUser => new ProgramUser(pathUser, [at]);
+
+const kinds: readonly Kind[] = [
+  {
+    name: "fuse",
+    granularity: 1,
+    users: 4,
+    canMap: true,
+    canRefuse: true,
+    needs: () => [requireMount()],
+    spec: (folder) => {
+      const directory = path.join(folder, "mount");
+      mkdirSync(directory);
+      return `fuse:${directory}`;
+    },
+    user: byPath,
+  },
+  {
+    name: "loop",
+    granularity: 512,
+    users: 4,
+    canMap: true,
+    canRefuse: true,
+    needs: () => [requireMount(), requireLoop()],
+    spec: () => "loop:auto",
+    user: byPath,
+  },
+  {
+    name: "nbd:unix",
+    granularity: 1,
+    users: 4,
+    canMap: false,
+    canRefuse: true,
+    needs: () => [],
+    spec: (folder) => `nbd:unix:${folder}/nbd.sock`,
+    user: (at) =>
+      NbdUser.open({ path: decodeURI(new URL(at).searchParams.get("socket") ?? "") }, "region"),
+  },
+  {
+    name: "nbd:tcp",
+    granularity: 1,
+    users: 4,
+    canMap: false,
+    canRefuse: true,
+    needs: () => [],
+    spec: () => "nbd:tcp:127.0.0.1:0",
+    user: (at) => {
+      const { hostname, port } = new URL(at);
+      return NbdUser.open({ host: hostname, port: Number(port) }, "region");
+    },
+  },
+];
+
+describe.each(kinds)("$name", (kind) => {
+  const under: ExportUnderTest = { ...kind, show: (region) => showRegion(region, kind) };
+  beforeEach((ctx) => skipUnless(ctx, ...kind.needs()));
+
+  for (const { name, run, unfit } of exportCases) {
+    const why = unfit?.(under);
+    test(name, async (ctx) => {
+      if (why !== undefined) ctx.skip(why);
+      await run(under);
+    });
+  }
+});
