@@ -80,11 +80,9 @@ describe.each(kinds)("$name", (kind) => {
   const under: ExportUnderTest = { ...kind, show: (region) => showRegion(region, kind) };
   beforeEach((ctx) => skipUnless(ctx, ...kind.needs()));
 
-  for (const { name, run, unfit } of exportCases) {
+  test.for(exportCases)("$name", async ({ run, unfit }, ctx) => {
     const why = unfit?.(under);
-    test(name, async (ctx) => {
-      if (why !== undefined) ctx.skip(why);
-      await run(under);
-    });
-  }
+    if (why !== undefined) ctx.skip(why);
+    await run(under);
+  });
 });

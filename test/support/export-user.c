@@ -81,7 +81,10 @@ static ssize_t serve(int fd, const char* what, off_t offset, size_t length) {
     return posix_fadvise(fd, 0, 0, POSIX_FADV_DONTNEED);
   }
   if (!strcmp(what, "zero")) {
-    return fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, offset, (off_t)length);
+    const int hole = fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, offset, (off_t)length);
+    /* A device that cannot: the kernel writes zeros for us. */
+    if (hole == 0 || errno != EOPNOTSUPP) return hole;
+    return fallocate(fd, FALLOC_FL_ZERO_RANGE | FALLOC_FL_KEEP_SIZE, offset, (off_t)length);
   }
   errno = ENOSYS;
   return -1;
