@@ -18,6 +18,7 @@ export type {
   FuseMountOptions,
   FuseProbe,
   Gate,
+  MapOptions,
   NativeAddon,
   NativeRegion,
   NbdAddress,
@@ -26,10 +27,14 @@ export type {
   NbdServer,
   NbdServerOptions,
   ReadResult,
+  RegionMapping,
   RegionOptions,
   RegionStats,
   RegionStore,
   StoreRequest,
+  UffdProbe,
+  UffdServer,
+  UffdServerOptions,
 } from "./types.ts";
 
 /** What the binary exports: the contract, and the hand-over of our error class. */

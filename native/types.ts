@@ -1,5 +1,5 @@
 /**
- * What the addon gives to TypeScript: a region, its bitmaps and its FUSE export.
+ * What the addon gives to TypeScript: a region, its bitmaps and its exports.
  *
  * Everything that touches storage runs on the addon's own threads and answers by promise, so a slow
  * disk never holds the event loop. A hit on an export is served on those threads and never enters
@@ -121,6 +121,8 @@ export interface RegionStats {
 }
 
 export interface NativeRegion {
+  /** Names it within this process: another thread gets the same region by `shareRegion`. 0 once it is closed. */
+  readonly id: number;
   readonly bytes: number;
   readonly chunkBytes: number;
   readonly chunkCount: number;
@@ -295,6 +297,60 @@ export interface NbdDevice {
   detach(): Promise<void>;
 }
 
+export interface UffdServerOptions {
+  /** A Unix socket, mode 0600; an abandoned one there is replaced. */
+  readonly path: string;
+}
+
+export interface MapOptions {
+  /** `sync`: do without the kernel's own notes of writes, as before Linux 6.7. Default `auto`. */
+  readonly tracking?: "auto" | "sync";
+}
+
+/**
+ * Serves a region as the memory of programs that hand over their userfaultfd, in the layout that Firecracker sends to a
+ * page-fault handler. A page that is touched is copied in, or mapped where the program's memory is the region's file;
+ * a missing chunk makes who touches it wait.
+ */
+export interface UffdServer {
+  readonly path: string;
+  /** Programs that are served now. */
+  readonly clients: number;
+  /** Connections that were turned away; each was told why. */
+  readonly refused: number;
+  /** The one region of this socket. Programs that came before wait for it. */
+  add(name: string, region: NativeRegion): void;
+  /** What programs wrote before the call is in the region, and marked. */
+  flush(): Promise<void>;
+  /** Flushes and lets go: from then on a program that touches a page for the first time waits. Idempotent. */
+  stop(): Promise<void>;
+}
+
+/** A region in this process's own memory, without a copy. */
+export interface RegionMapping {
+  /**
+   * Exactly the region. Touching a chunk that is missing stops the thread until it has arrived: never do so on the
+   * thread that is to receive it. Detached by `unmap`.
+   */
+  readonly memory: ArrayBuffer;
+  /** How writes are found: by the kernel's notes, or by a fault for each page. */
+  readonly tracking: "async" | "sync";
+  /** Chunks that were written through `memory` before the call are marked dirty. */
+  flush(): Promise<void>;
+  /** Idempotent. @throws NativeError `EBUSY` if the memory cannot be taken back from JavaScript */
+  unmap(): Promise<void>;
+}
+
+/** Whether this host has userfaultfd for us. */
+export interface UffdProbe {
+  readonly available: boolean;
+  /** One line, with what to do. */
+  readonly reason?: string;
+  readonly tracking?: "async" | "sync";
+  /** Memory that is shared with the region's file, as `mapRegion` needs it. */
+  readonly shared?: boolean;
+}
+
 /** Whether this host lets us mount, and what to do if not. */
 export interface FuseProbe {
   readonly available: boolean;
@@ -313,6 +369,21 @@ export interface NativeAddon {
   attachNbd(region: NativeRegion, options: NbdDeviceOptions): Promise<NbdDevice>;
   /** Lets go a device that another process left behind. */
   disconnectNbd(index: number): Promise<void>;
+  /** @throws NativeError `EADDRINUSE`, `ENOENT` and the like */
+  serveUffd(options: UffdServerOptions): UffdServer;
+  /**
+   * Maps a region of memory, or of a file on tmpfs. It stays open until it is unmapped.
+   *
+   * @throws NativeError `EINVAL` for another one, `ENOSYS`, `EPERM`
+   */
+  mapRegion(region: NativeRegion, options?: MapOptions): RegionMapping;
+  /**
+   * A region that another thread of this process has open. It is that thread's to end: `close` only lets go of it.
+   *
+   * @throws NativeError `ESHUTDOWN`
+   */
+  shareRegion(id: number): NativeRegion;
+  probeUffd(): UffdProbe;
   probeFuse(): FuseProbe;
   /**
    * A copy of a descriptor of another process of this user that we may trace: of a child.

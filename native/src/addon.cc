@@ -8,10 +8,12 @@
 #include "chunk_hash.h"
 #include "descriptors.h"
 #include "environment.h"
+#include "mapping_object.h"
 #include "mount_object.h"
 #include "nbd_device_object.h"
 #include "nbd_object.h"
 #include "region_object.h"
+#include "uffd_object.h"
 #include "values.h"
 
 namespace memferry {
@@ -53,6 +55,18 @@ Napi::Value disconnectNbd(const Napi::CallbackInfo& info) {
   return initialized(info) ? NbdDeviceObject::disconnect(info) : info.Env().Undefined();
 }
 
+Napi::Value serveUffd(const Napi::CallbackInfo& info) {
+  return initialized(info) ? UffdObject::serve(info) : info.Env().Undefined();
+}
+
+Napi::Value mapRegion(const Napi::CallbackInfo& info) {
+  return initialized(info) ? MappingObject::map(info) : info.Env().Undefined();
+}
+
+Napi::Value shareRegion(const Napi::CallbackInfo& info) {
+  return initialized(info) ? RegionObject::share(info) : info.Env().Undefined();
+}
+
 Napi::Value adopt(const Napi::CallbackInfo& info) {
   return initialized(info) ? adoptDescriptor(info) : info.Env().Undefined();
 }
@@ -80,6 +94,8 @@ Napi::Object start(Napi::Env env, Napi::Object exports) {
   (*environment)->mountClass = Napi::Persistent(MountObject::define(env));
   (*environment)->nbdClass = Napi::Persistent(NbdObject::define(env));
   (*environment)->deviceClass = Napi::Persistent(NbdDeviceObject::define(env));
+  (*environment)->uffdClass = Napi::Persistent(UffdObject::define(env));
+  (*environment)->mappingClass = Napi::Persistent(MappingObject::define(env));
 
   exports.Set("initialize", Napi::Function::New<initialize>(env, "initialize"));
   exports.Set("openRegion", Napi::Function::New<openRegion>(env, "openRegion"));
@@ -87,6 +103,10 @@ Napi::Object start(Napi::Env env, Napi::Object exports) {
   exports.Set("serveNbd", Napi::Function::New<serveNbd>(env, "serveNbd"));
   exports.Set("attachNbd", Napi::Function::New<attachNbd>(env, "attachNbd"));
   exports.Set("disconnectNbd", Napi::Function::New<disconnectNbd>(env, "disconnectNbd"));
+  exports.Set("serveUffd", Napi::Function::New<serveUffd>(env, "serveUffd"));
+  exports.Set("mapRegion", Napi::Function::New<mapRegion>(env, "mapRegion"));
+  exports.Set("shareRegion", Napi::Function::New<shareRegion>(env, "shareRegion"));
+  exports.Set("probeUffd", Napi::Function::New<UffdObject::probe>(env, "probeUffd"));
   exports.Set("probeFuse", Napi::Function::New<MountObject::probe>(env, "probeFuse"));
   exports.Set("adoptDescriptor", Napi::Function::New<adopt>(env, "adoptDescriptor"));
   exports.Set("closeDescriptor", Napi::Function::New<closeDescriptor>(env, "closeDescriptor"));

@@ -75,6 +75,8 @@ void Environment::teardown() {
   mountClass.Reset();
   nbdClass.Reset();
   deviceClass.Reset();
+  uffdClass.Reset();
+  mappingClass.Reset();
 }
 
 }  // namespace memferry

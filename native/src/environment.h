@@ -32,6 +32,8 @@ class Environment {
   Napi::FunctionReference mountClass;
   Napi::FunctionReference nbdClass;
   Napi::FunctionReference deviceClass;
+  Napi::FunctionReference uffdClass;
+  Napi::FunctionReference mappingClass;
 
   // `stop` blocks until the thing's threads are gone; it may run on any thread.
   enum class Kind { mount, region };  // a server of any kind is a mount

@@ -1,14 +1,11 @@
 #include "nbd_server.h"
 
-#include <fcntl.h>
 #include <netdb.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <poll.h>
 #include <sys/eventfd.h>
 #include <sys/socket.h>
-#include <sys/stat.h>
-#include <sys/un.h>
 
 #include <algorithm>
 #include <cerrno>
@@ -30,24 +27,6 @@ void raiseSendBuffer(int fd) {
   ::setsockopt(fd, SOL_SOCKET, SO_SNDBUF, &bytes, sizeof bytes);
 }
 
-bool unixAddress(const std::string& path, sockaddr_un& out) {
-  out = {};
-  out.sun_family = AF_UNIX;
-  if (path.size() >= sizeof out.sun_path) return false;
-  std::memcpy(out.sun_path, path.data(), path.size());
-  return true;
-}
-
-// A socket's file stays when its server is killed; nobody answers there then.
-bool isAbandoned(const sockaddr_un& address) {
-  struct stat info;
-  if (::lstat(address.sun_path, &info) != 0 || !S_ISSOCK(info.st_mode)) return false;
-  const Descriptor probe(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
-  if (!probe) return false;
-  return ::connect(probe.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address) != 0 &&
-         errno == ECONNREFUSED;
-}
-
 }  // namespace
 
 std::shared_ptr<NbdServer> NbdServer::listen(Options options, Failure& failure) {
@@ -55,34 +34,11 @@ std::shared_ptr<NbdServer> NbdServer::listen(Options options, Failure& failure) 
   server->wake_ = Descriptor(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
   failure = !server->wake_                     ? Failure::system(errno, "eventfd")
             : server->options_.path.empty() ? server->bindTcp()
-                                               : server->bindUnix();
+                                               : server->unix_.listen(server->options_.path);
   if (failure) return nullptr;
+  if (!server->listener_) server->listener_ = server->unix_.release();
   server->thread_ = std::thread([raw = server.get()] { raw->run(); });
   return server;
-}
-
-Failure NbdServer::bindUnix() {
-  const std::string& path = options_.path;
-  sockaddr_un address;
-  if (!unixAddress(path, address)) {
-    return Failure::named("ENAMETOOLONG", "a Unix socket's path has at most 107 bytes: " + path, path);
-  }
-  Descriptor made(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
-  if (!made) return Failure::system(errno, "socket");
-  if (isAbandoned(address)) ::unlink(path.c_str());
-  if (::bind(made.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address) != 0) {
-    return Failure::system(errno, "bind", path);
-  }
-  // Before anybody can connect: this is somebody's memory.
-  struct stat info;
-  if (::chmod(path.c_str(), 0600) != 0 || ::lstat(path.c_str(), &info) != 0) {
-    return Failure::system(errno, "chmod", path);
-  }
-  device_ = info.st_dev;
-  inode_ = info.st_ino;
-  if (::listen(made.get(), kBacklog) != 0) return Failure::system(errno, "listen", path);
-  listener_ = std::move(made);
-  return {};
 }
 
 Failure NbdServer::bindTcp() {
@@ -199,11 +155,7 @@ void NbdServer::stop() {
   for (const Client& client : clients) client.connection->cut();
   clients.clear();
   listener_.reset();
-  struct stat info;
-  if (inode_ != 0 && ::lstat(options_.path.c_str(), &info) == 0 && info.st_dev == device_ &&
-      info.st_ino == inode_) {
-    ::unlink(options_.path.c_str());
-  }
+  unix_.remove();
   // Regions may be closed now.
   exports_.clear();
 }

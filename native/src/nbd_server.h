@@ -4,8 +4,6 @@
 // from the server's own threads; stop() is idempotent, and a second caller waits for the first.
 #pragma once
 
-#include <sys/types.h>
-
 #include <atomic>
 #include <cstdint>
 #include <functional>
@@ -18,6 +16,7 @@
 #include "failure.h"
 #include "nbd_connection.h"
 #include "nbd_exports.h"
+#include "unix_listener.h"
 
 namespace memferry {
 
@@ -48,7 +47,6 @@ class NbdServer {
 
  private:
   explicit NbdServer(Options options) : options_(std::move(options)) {}
-  Failure bindUnix();
   Failure bindTcp();
   void run();
   void accept();
@@ -60,9 +58,7 @@ class NbdServer {
   Descriptor listener_;
   Descriptor wake_;
   std::thread thread_;
-  // Of the socket's file, so that only ours is removed.
-  dev_t device_ = 0;
-  ino_t inode_ = 0;
+  UnixListener unix_;
 
   std::mutex stopMutex_;
   bool stopped_ = false;

@@ -6,6 +6,7 @@
 #include <bit>
 #include <cerrno>
 #include <cstring>
+#include <unordered_map>
 #include <utility>
 
 #include "nbd_wire.h"
@@ -40,6 +41,19 @@ struct Progress {
   std::function<void()> done;
 };
 
+// Every region of the process, by its number.
+struct Registry {
+  std::mutex mutex;
+  uint64_t next = 1;
+  std::unordered_map<uint64_t, std::weak_ptr<Region>> regions;
+};
+
+// Never destroyed: threads may come in any order at the end of a process.
+Registry& registry() {
+  static auto* const one = new Registry;
+  return *one;
+}
+
 Failure closedFailure() { return Failure::named("ESHUTDOWN", "the region is closed"); }
 
 }  // namespace
@@ -54,7 +68,25 @@ std::shared_ptr<Region> Region::open(const RegionOptions& options, Failure& fail
     if (!state) return nullptr;
   }
   std::shared_ptr<Region> region(new Region(options, std::move(store), std::move(state)));
+  Registry& all = registry();
+  const std::lock_guard lock(all.mutex);
+  region->id_ = all.next++;
+  all.regions.emplace(region->id_, region);
   return region;
+}
+
+Region::~Region() {
+  shutdown();
+  Registry& all = registry();
+  const std::lock_guard lock(all.mutex);
+  all.regions.erase(id_);
+}
+
+std::shared_ptr<Region> Region::find(uint64_t id) {
+  Registry& all = registry();
+  const std::lock_guard lock(all.mutex);
+  const auto found = all.regions.find(id);
+  return found == all.regions.end() ? nullptr : found->second.lock();
 }
 
 Region::Region(const RegionOptions& options, std::shared_ptr<Store> store, std::shared_ptr<RegionState> state)

@@ -56,7 +56,7 @@ struct Admission {
 class Region {
  public:
   static std::shared_ptr<Region> open(const RegionOptions& options, Failure& failure);
-  ~Region() { shutdown(); }
+  ~Region();
 
   uint64_t bytes() const { return bytes_; }
   uint32_t chunkBytes() const { return chunkBytes_; }
@@ -79,6 +79,8 @@ class Region {
   // The place for bytes of a write that is announced before and told of after, or null.
   uint8_t* beginWrite(uint64_t offset, size_t length);
   void endWrite(uint64_t offset, size_t length);
+  // A program has these bytes in its hands and may change them without a call; it is told of by endWrite().
+  void noteHanded(uint64_t offset, uint64_t length) { zeros_.clearRange(chunkAt(offset), chunkAt(offset + length - 1)); }
   // `keepBlocks`: what is reserved stays so. `fast`: ENOTSUP rather than writing zeros out.
   int zeroAt(uint64_t offset, uint64_t length, bool keepBlocks = false, bool fast = false);
   // Reads as zeros without a look at the store. False: it is not known.
@@ -131,6 +133,14 @@ class Region {
   void setGate(Gate gate);
   RegionStats stats() const;
 
+  // Names this region within the process, for other environments of it.
+  uint64_t id() const { return id_; }
+  // Null if no region has this number any more.
+  static std::shared_ptr<Region> find(uint64_t id);
+  // How many places show it, in all environments.
+  void exported(int change) { exports_.fetch_add(change); }
+  bool isExported() const { return exports_.load() > 0; }
+
   // Blocks until the threads are gone; idempotent, from any thread but the pool's.
   void shutdown();
 
@@ -171,6 +181,8 @@ class Region {
   WaitingRoom waiting_;
   InFlight inFlight_;
   std::atomic<bool> shutdown_{false};
+  uint64_t id_ = 0;
+  std::atomic<int> exports_{0};
 
   std::atomic<uint64_t> reads_{0}, writes_{0}, syncs_{0}, bytesRead_{0}, bytesWritten_{0};
   std::atomic<double> firstServedAtMs_{0};

@@ -65,6 +65,7 @@ Napi::Function RegionObject::define(Napi::Env env) {
                          InstanceAccessor<&RegionObject::bytes>("bytes", napi_enumerable),
                          InstanceAccessor<&RegionObject::chunkBytes>("chunkBytes", napi_enumerable),
                          InstanceAccessor<&RegionObject::chunkCount>("chunkCount", napi_enumerable),
+                         InstanceAccessor<&RegionObject::id>("id", napi_enumerable),
                          InstanceAccessor<&RegionObject::gate>("gate", napi_enumerable),
                          InstanceMethod<&RegionObject::read>("read"),
                          InstanceMethod<&RegionObject::hash>("hash"),
@@ -162,18 +163,41 @@ Napi::Value RegionObject::open(const Napi::CallbackInfo& info) {
     faults->callback = Napi::Weak(onFault.As<Napi::Function>());
   }
   RegionObject* self = Unwrap(made);
-  self->bridge_ = bridge;
-  self->bytes_ = region->bytes();
-  self->chunkBytes_ = region->chunkBytes();
-  self->chunkCount_ = region->chunkCount();
   self->faults_ = std::move(faults);
-  self->environment_ = environment;
   // Weak, or a closed region would keep its descriptor and lock until the collector comes by.
   environment->onTeardown(self, Environment::Kind::region, [weak = std::weak_ptr<Region>(region)] {
     if (const auto alive = weak.lock()) alive->shutdown();
   });
-  self->region_ = std::move(region);
+  self->become(environment, std::move(region));
   return made;
+}
+
+Napi::Value RegionObject::share(const Napi::CallbackInfo& info) {
+  const Napi::Env env = info.Env();
+  Arguments arguments(env);
+  const uint64_t id = arguments.integer(info[0], "id", 1, (1ull << 53) - 1);
+  if (!arguments.ok()) return env.Undefined();
+  const auto& environment = Environment::of(env);
+  std::shared_ptr<Region> region = Region::find(id);
+  if (!region) {
+    environment->bridge->error(env, Failure::named("ESHUTDOWN", "the region is closed")).ThrowAsJavaScriptException();
+    return env.Undefined();
+  }
+  Napi::Object made = environment->regionClass.New({});
+  if (made.IsEmpty()) return env.Undefined();  // terminated meanwhile
+  RegionObject* self = Unwrap(made);
+  self->isShared_ = true;
+  self->become(environment, std::move(region));
+  return made;
+}
+
+void RegionObject::become(const std::shared_ptr<Environment>& environment, std::shared_ptr<Region> region) {
+  environment_ = environment;
+  bridge_ = environment->bridge;
+  bytes_ = region->bytes();
+  chunkBytes_ = region->chunkBytes();
+  chunkCount_ = region->chunkCount();
+  region_ = std::move(region);
 }
 
 RegionObject* RegionObject::from(const Napi::Value& value) {
@@ -432,10 +456,15 @@ Napi::Value RegionObject::stats(const Napi::CallbackInfo& info) {
 Napi::Value RegionObject::close(const Napi::CallbackInfo& info) {
   const Napi::Env env = info.Env();
   if (!bridge_) return openOrThrow(env), env.Undefined();
-  if (exports_ > 0) {
+  if (exports_ > 0 || (region_ && !isShared_ && region_->isExported())) {
     return bridge_->rejected(env, Failure::named("EBUSY", "the region is still exported; unmount first"));
   }
   const auto pending = bridge_->open(env, {info.This()});
+  if (isShared_) {
+    region_.reset();
+    bridge_->resolve(pending.id);
+    return pending.promise;
+  }
   // Joining waits for a disk, so another thread does it. It owns nothing of JS, and a second close()
   // (the region is null then) waits for nothing.
   std::thread([region = std::move(region_), bridge = bridge_, id = pending.id]() mutable {
@@ -454,6 +483,10 @@ Napi::Value RegionObject::bytes(const Napi::CallbackInfo& info) {
 
 Napi::Value RegionObject::chunkBytes(const Napi::CallbackInfo& info) {
   return Napi::Number::New(info.Env(), chunkBytes_);
+}
+
+Napi::Value RegionObject::id(const Napi::CallbackInfo& info) {
+  return Napi::Number::New(info.Env(), region_ ? static_cast<double>(region_->id()) : 0);
 }
 
 Napi::Value RegionObject::chunkCount(const Napi::CallbackInfo& info) {

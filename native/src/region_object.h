@@ -19,6 +19,8 @@ class RegionObject : public Napi::ObjectWrap<RegionObject> {
  public:
   static Napi::Function define(Napi::Env env);
   static Napi::Value open(const Napi::CallbackInfo& info);
+  // One that another environment of this process opened; closing it only lets go of it.
+  static Napi::Value share(const Napi::CallbackInfo& info);
   // Null if `value` is not a region of this environment.
   static RegionObject* from(const Napi::Value& value);
 
@@ -27,7 +29,10 @@ class RegionObject : public Napi::ObjectWrap<RegionObject> {
 
   // Null after close().
   const std::shared_ptr<Region>& region() const { return region_; }
-  void exported(int change) { exports_ += change; }
+  void exported(int change) {
+    exports_ += change;
+    region_->exported(change);
+  }
 
  private:
   // What the fault callback needs; shared with calls that are on their way while the object goes. The
@@ -68,11 +73,15 @@ class RegionObject : public Napi::ObjectWrap<RegionObject> {
   Napi::Value bytes(const Napi::CallbackInfo& info);
   Napi::Value chunkBytes(const Napi::CallbackInfo& info);
   Napi::Value chunkCount(const Napi::CallbackInfo& info);
+  Napi::Value id(const Napi::CallbackInfo& info);
+  void become(const std::shared_ptr<Environment>& environment, std::shared_ptr<Region> region);
 
   std::shared_ptr<Environment> environment_;
   std::shared_ptr<Bridge> bridge_;
   std::shared_ptr<Region> region_;
   std::shared_ptr<FaultSink> faults_;
+  // Not ours to end.
+  bool isShared_ = false;
   int exports_ = 0;
   uint64_t bytes_ = 0;
   uint32_t chunkBytes_ = 0;
