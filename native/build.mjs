@@ -1,5 +1,5 @@
 /**
- * Builds the addon: `node native/build.mjs [--force] [--debug] [--sanitize[=thread]] [--if-possible]`.
+ * Builds the addon and the preloaded library of `shim/`: `node native/build.mjs [--force] [--debug] [--sanitize[=thread]] [--if-possible]`.
  *
  * Plain JavaScript and no dependency beyond the two header packages, so that it runs on any Node that
  * is around. The compiler is `$CXX`, else g++, else c++. Nothing is done when sources, flags and compiler are
@@ -53,6 +53,7 @@ const require = createRequire(import.meta.url);
 // A sanitized addon loads only where the sanitizer is preloaded, so it stays out of the loader's way.
 const outDirectory = join(root, "build", sanitizer ? `sanitize-${sanitizer.split(",")[0]}` : ".");
 const output = join(outDirectory, "memferry.node");
+const shim = join(outDirectory, "memferry-shim.so");
 const stamp = join(outDirectory, "memferry.stamp");
 
 const sources = [
@@ -102,11 +103,20 @@ const linkFlags = [
 const hash = createHash("sha256").update(
   JSON.stringify([compiler.version, shared, cxxFlags, cFlags, linkFlags]),
 );
-for (const file of [...filesOf("src", /./), ...filesOf("vendor/blake3", /\.[ch]$/)]) {
+for (const file of [
+  ...filesOf("src", /./),
+  ...filesOf("shim", /\.c$/),
+  ...filesOf("vendor/blake3", /\.[ch]$/),
+]) {
   hash.update(`${file}\0`).update(readFileSync(join(root, file)));
 }
 const wanted = hash.digest("hex");
-if (!options.has("--force") && existsSync(output) && readText(stamp) === wanted) {
+if (
+  !options.has("--force") &&
+  existsSync(output) &&
+  existsSync(shim) &&
+  readText(stamp) === wanted
+) {
   say("native: up to date");
 } else {
   await build().catch((error) => fail(error.message));
@@ -124,6 +134,7 @@ async function build() {
     });
     const linked = join(scratch, "memferry.node");
     await run([...objects, ...linkFlags, "-o", linked]);
+    await buildShim(scratch);
     // A rename is atomic: a process that loads it now gets the old binary or the new one, whole.
     renameSync(linked, output);
     writeFileSync(join(scratch, "stamp"), wanted);
@@ -133,6 +144,16 @@ async function build() {
   }
   const seconds = ((performance.now() - started) / 1000).toFixed(1);
   say(`native: built ${relative(process.cwd(), output)} with ${compiler.version} in ${seconds} s`);
+}
+
+/** Goes into other people's programs: C alone, nothing of the addon, and nothing visible but what it replaces. */
+async function buildShim(scratch) {
+  const made = join(scratch, "memferry-shim.so");
+  await run([
+    ...["-x", "c", "-std=c11", "-O2", "-Wall", "-Wextra", "-fPIC", "-pthread", "-shared"],
+    ...["-fvisibility=hidden", "-s", join(root, "shim", "memferry_shim.c"), "-o", made, "-ldl"],
+  ]);
+  renameSync(made, shim);
 }
 
 /** The code paths of BLAKE3 choose themselves at run time; each file needs the flags of its path. */

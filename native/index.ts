@@ -5,6 +5,7 @@
  */
 import { existsSync, readdirSync } from "node:fs";
 import { createRequire } from "node:module";
+import { dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
 
 import { NativeError } from "./errors.ts";
@@ -53,6 +54,24 @@ let loaded: NativeAddon | undefined;
 export function loadNative(): NativeAddon {
   loaded ??= load();
   return loaded;
+}
+
+/**
+ * The library that makes a mapping of an unmodified program a region: `LD_PRELOAD` it. It lies beside the addon.
+ *
+ * @throws NativeError `ENOADDON`
+ */
+export function shimPath(): string {
+  const require = createRequire(import.meta.url);
+  for (const candidate of candidates()) {
+    try {
+      const path = join(dirname(require.resolve(candidate)), "memferry-shim.so");
+      if (existsSync(path)) return path;
+    } catch {
+      // The package of this platform is not installed.
+    }
+  }
+  throw new NativeError("ENOADDON", "no memferry-shim.so here; build it with: npm run native");
 }
 
 function load(): NativeAddon {

@@ -7,6 +7,7 @@ import { mkdir, rm, stat } from "node:fs/promises";
 import { hostname } from "node:os";
 import { loadNative, NativeError, type NativeRegion } from "../../native/index.ts";
 import { HASH_BYTES } from "../../relay/protocol/frame.ts";
+import { messageOf } from "../../relay/protocol/errors.ts";
 import { MigrationError } from "../errors.ts";
 import { Exports } from "../export/exports.ts";
 import type { ExportPlace } from "../export/place.ts";
@@ -88,6 +89,9 @@ export class LeechedRegions {
 
   /** Lets nobody read or write any more, and makes what is here durable. */
   async stop(): Promise<void> {
+    await this.#exports.settle().catch((error: unknown) => {
+      this.#options.output.note(`warning: the last writes may be missing: ${messageOf(error)}`);
+    });
     this.#store?.setGate("closed");
     await this.#store?.quiesce();
     await this.#store?.checkpoint();

@@ -12,6 +12,7 @@ import { NbdPlace } from "./nbd.ts";
 import type { NbdTlsOptions } from "./nbd-tls.ts";
 import type { ExportPlace } from "./place.ts";
 import { formatExport, type ExportSpec } from "./spec.ts";
+import { UffdPlace } from "./uffd.ts";
 
 export interface ExportSettings {
   readonly holdings: Holdings;
@@ -58,6 +59,11 @@ export class Exports {
     for (const place of this.#places.values()) await place.attach();
   }
 
+  /** What is still in programs' own memory is in the regions when this resolves. The gates must let writes pass. */
+  async settle(): Promise<void> {
+    await Promise.all([...this.#places.values()].map((place) => place.settle?.()));
+  }
+
   async close(): Promise<void> {
     await Promise.all([...this.#places.values()].map((place) => place.close()));
     this.#places.clear();
@@ -74,5 +80,7 @@ function makePlace(spec: ExportSpec, { holdings, session, tls }: ExportSettings)
       return new NbdKernelPlace(spec.device, session);
     case "loop":
       return new LoopPlace(spec.device, holdings);
+    case "uffd":
+      return new UffdPlace(spec.path);
   }
 }

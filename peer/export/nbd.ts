@@ -13,7 +13,7 @@ import {
 import { MigrationError } from "../errors.ts";
 import { NbdTls, type NbdTlsOptions } from "./nbd-tls.ts";
 import type { ExportPlace } from "./place.ts";
-import { formatExport, hostAndPort } from "./spec.ts";
+import { formatExport, hostAndPort, socketFailure } from "./spec.ts";
 
 export class NbdPlace implements ExportPlace {
   readonly #server: NbdServer;
@@ -79,19 +79,14 @@ export class NbdPlace implements ExportPlace {
   }
 }
 
-function listenFailure({ code, message }: NativeError, address: NbdAddress): string {
-  switch (code) {
+function listenFailure(error: NativeError, address: NbdAddress): string {
+  if ("path" in address) return socketFailure(error);
+  switch (error.code) {
     case "EADDRINUSE":
-      return "path" in address
-        ? "a server or a file is there already: give another path, or remove it"
-        : "the port is in use: give another one, or 0 for a free one";
-    case "ENOENT":
-      return "there is no such folder: make it first";
-    case "EACCES":
-      return "this user may not listen there: give another place";
+      return "the port is in use: give another one, or 0 for a free one";
     case "EADDRNOTAVAIL":
       return "this host does not have that address: give one of its own, or 0.0.0.0 for all";
     default:
-      return message;
+      return socketFailure(error);
   }
 }

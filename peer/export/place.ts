@@ -20,5 +20,7 @@ export interface ExportPlace {
   flush(name: string): Promise<void>;
   /** The same with the gate at `draining`, and lets the kernel forget what it has cached. */
   invalidate(name: string): Promise<void>;
+  /** Brings what is in programs' own memory, where nothing but this would bring it. Waits for no chunk. */
+  settle?(): Promise<void>;
   close(): Promise<void>;
 }

@@ -4,7 +4,7 @@
  * @module
  */
 import { isIP } from "node:net";
-import type { NbdAddress } from "../../native/index.ts";
+import type { NativeError, NbdAddress } from "../../native/index.ts";
 import { MigrationError } from "../errors.ts";
 
 export type ExportSpec =
@@ -12,11 +12,13 @@ export type ExportSpec =
   | { readonly kind: "nbd"; readonly address: NbdAddress }
   /** `auto`, or the device's path. */
   | { readonly kind: "nbd-kernel"; readonly device: string }
-  | { readonly kind: "loop"; readonly device: string };
+  | { readonly kind: "loop"; readonly device: string }
+  /** A Unix socket where programs hand over their userfaultfd. */
+  | { readonly kind: "uffd"; readonly path: string };
 
 /** For `--help`. */
 export const EXPORT_KINDS =
-  "fuse:DIR, nbd:unix:PATH, nbd:tcp:HOST:PORT, nbd:auto (/dev/nbdN) or loop:auto";
+  "fuse:DIR, nbd:unix:PATH, nbd:tcp:HOST:PORT, nbd:auto (/dev/nbdN), loop:auto or uffd:unix:PATH";
 
 /** @throws MigrationError `USAGE` */
 export function parseExport(text: string): ExportSpec {
@@ -30,6 +32,8 @@ export function parseExport(text: string): ExportSpec {
         : { kind, address: nbdAddress(place, text) };
     case "loop":
       return { kind, device: place };
+    case "uffd":
+      return { kind, path: uffdSocket(place, text) };
     default:
       throw new MigrationError("USAGE", `--export ${text} is unknown: use ${EXPORT_KINDS}`);
   }
@@ -48,12 +52,34 @@ export function formatExport(spec: ExportSpec): string {
       return `nbd:${spec.device}`;
     case "loop":
       return `loop:${spec.device}`;
+    case "uffd":
+      return `uffd:unix:${spec.path}`;
   }
 }
 
 /** As URIs have it: an IPv6 address in brackets. */
 export function hostAndPort({ host, port }: { host: string; port: number }): string {
   return `${isIP(host) === 6 ? `[${host}]` : host}:${port}`;
+}
+
+/** Why a server's socket could not be made, and what to do. */
+export function socketFailure({ code, message }: NativeError): string {
+  switch (code) {
+    case "EADDRINUSE":
+      return "a server or a file is there already: give another path, or remove it";
+    case "ENOENT":
+      return "there is no such folder: make it first";
+    case "EACCES":
+      return "this user may not listen there: give another place";
+    default:
+      return message;
+  }
+}
+
+function uffdSocket(place: string, text: string): string {
+  const path = /^unix:(.+)$/s.exec(place)?.[1];
+  if (path !== undefined) return path;
+  throw new MigrationError("USAGE", `--export ${text} is not understood: write uffd:unix:PATH`);
 }
 
 function nbdAddress(place: string, text: string): NbdAddress {

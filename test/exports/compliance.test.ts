@@ -7,8 +7,8 @@ import { afterAll, beforeAll, beforeEach, describe, test } from "vitest";
 
 import { exportCases, type ExportUnderTest } from "../compliance/export.ts";
 import { requireMount } from "../native/support/exports.ts";
-import { compile, NbdUser, ProgramUser } from "../support/export-users.ts";
-import { requireLoop, skipUnless, type Requirement } from "../support/requires.ts";
+import { compile, NbdUser, ProgramUser, startUffdUser } from "../support/export-users.ts";
+import { requireLoop, requireUffd, skipUnless, type Requirement } from "../support/requires.ts";
 import { showRegion, type ShowOptions } from "../support/shown-region.ts";
 
 interface Kind extends Omit<ExportUnderTest, "show">, ShowOptions {
@@ -17,15 +17,17 @@ interface Kind extends Omit<ExportUnderTest, "show">, ShowOptions {
 
 let programs = "";
 let pathUser = "";
+let uffdUser = "";
 beforeAll(() => {
   programs = mkdtempSync(path.join(tmpdir(), "memferry-programs-"));
   pathUser = compile("export-user", programs);
+  uffdUser = compile("uffd-user", programs, "-pthread");
 });
 afterAll(() => rmSync(programs, { recursive: true, force: true }));
 
 const byPath = (at: string): ProgramUser => new ProgramUser(pathUser, [at]);
 
-const kinds: readonly Kind[] = [
+const kinds: Kind[] = [
   {
     name: "fuse",
     granularity: 1,
@@ -75,6 +77,28 @@ const kinds: readonly Kind[] = [
     },
   },
 ];
+
+for (const [name, shared] of [
+  ["uffd:unix, private memory", false],
+  ["uffd:unix, shared memory", true],
+] as const) {
+  for (const tracking of ["async", "sync"] as const) {
+    kinds.push({
+      name: `${name}, ${tracking} tracking`,
+      granularity: 1,
+      users: 1,
+      canMap: true,
+      canRefuse: false,
+      needs: () => [requireUffd(tracking)],
+      spec: (folder) => `uffd:unix:${folder}/uffd.sock`,
+      user: (at, region) =>
+        startUffdUser(uffdUser, at, region.bytes, {
+          shared,
+          ...(tracking === "sync" ? { tracking } : {}),
+        }),
+    });
+  }
+}
 
 describe.each(kinds)("$name", (kind) => {
   const under: ExportUnderTest = { ...kind, show: (region) => showRegion(region, kind) };

@@ -8,7 +8,7 @@
 import { execFileSync, spawn, type ChildProcessByStdio } from "node:child_process";
 import path from "node:path";
 import type { Readable, Writable } from "node:stream";
-import type { NbdAddress } from "../../native/index.ts";
+import { shimPath, type NbdAddress } from "../../native/index.ts";
 import { COMMAND, ERROR, NbdClient } from "../native/support/nbd-client.ts";
 
 /** Each call settles when the program has its answer; a refusal rejects with the error's name in it. */
@@ -98,6 +98,11 @@ export class ProgramUser implements ExportUser {
     await this.#ended;
   }
 
+  /** Whatever else the program understands. */
+  tell(what: string, offset = 0, length = 0): Promise<Buffer> {
+    return this.#ask(what, offset, length);
+  }
+
   #ask(what: string, offset: number, content: number | Uint8Array): Promise<Buffer> {
     const length = typeof content === "number" ? content : content.length;
     this.process.stdin.write(`${what} ${offset} ${length}\n`);
@@ -120,6 +125,27 @@ export class ProgramUser implements ExportUser {
       else waiting?.reject(new Error(line));
     }
   }
+}
+
+/** A program with a region as its memory, by `memferry-shim.so`. */
+export function startUffdUser(
+  program: string,
+  socket: string,
+  bytes: number,
+  how: { readonly shared?: boolean; readonly file?: string; readonly tracking?: "sync" } = {},
+): ProgramUser {
+  const { shared = false, file, tracking } = how;
+  const args = [
+    String(bytes),
+    shared ? "shared" : "private",
+    ...(file === undefined ? [] : [file]),
+  ];
+  return new ProgramUser(program, args, {
+    LD_PRELOAD: shimPath(),
+    MEMFERRY_UFFD: socket,
+    MEMFERRY_MAP: file === undefined ? `anon:${bytes}` : `file:${file}`,
+    ...(tracking === undefined ? {} : { MEMFERRY_TRACKING: tracking }),
+  });
 }
 
 export class NbdUser implements ExportUser {

@@ -10,6 +10,7 @@
  */
 import { closeSync, existsSync, openSync } from "node:fs";
 
+import { loadNative } from "../../native/index.ts";
 import { findProgram, installCommand, isRoot, packageManager } from "./programs.mjs";
 import tools from "./tools.json" with { type: "json" };
 
@@ -66,6 +67,15 @@ export function requireLoop(): Requirement {
   }
   const root = requireRoot();
   return root.available ? requireTool("losetup") : root;
+}
+
+/** userfaultfd for this user, and a kernel that notes writes itself if `tracking` is `async`. */
+export function requireUffd(tracking: "async" | "sync" = "sync"): Requirement {
+  const probe = loadNative().probeUffd();
+  if (!probe.available) return unmet(probe.reason ?? "no userfaultfd here");
+  return tracking === "async" && probe.tracking !== "async"
+    ? unmet("this kernel does not note writes by itself: Linux 6.7 does")
+    : met();
 }
 
 /** Skips the running test, with every reason at once, unless all requirements are met. */

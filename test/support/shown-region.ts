@@ -16,7 +16,7 @@ export interface ShowOptions {
   /** The text after `--export`; `folder` is the test's own. */
   readonly spec: (folder: string) => string;
   /** A program that uses what is at `at`. */
-  readonly user: (at: string) => ExportUser | Promise<ExportUser>;
+  readonly user: (at: string, region: NativeRegion) => ExportUser | Promise<ExportUser>;
 }
 
 export async function showRegion(
@@ -40,7 +40,7 @@ export async function showRegion(
         flush: () => place.flush("region"),
         invalidate: () => place.invalidate("region"),
       },
-      user: async () => await user(place.pathOf("region")),
+      user: async () => await user(place.pathOf("region"), region),
       [Symbol.asyncDispose]: close,
     };
   } catch (error) {
