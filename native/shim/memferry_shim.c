@@ -142,7 +142,7 @@ static int openFault(uint64_t wanted, uint64_t* got) {
   return -1;
 }
 
-static int watch(uint8_t* at, size_t length, int isFile) {
+static int watch(uint8_t* at, size_t length, int isShared, int isFile) {
   const char* const tracking = getenv("MEMFERRY_TRACKING");
   uint64_t wanted = UFFD_FEATURE_PAGEFAULT_FLAG_WP | UFFD_FEATURE_EVENT_REMAP | UFFD_FEATURE_EVENT_REMOVE |
                     UFFD_FEATURE_EVENT_UNMAP | UFFD_FEATURE_MISSING_SHMEM | UFFD_FEATURE_MINOR_SHMEM |
@@ -161,9 +161,9 @@ static int watch(uint8_t* at, size_t length, int isFile) {
   struct uffdio_register area = {.range = {.start = (uintptr_t)at, .len = length},
                                  .mode = UFFDIO_REGISTER_MODE_MISSING | UFFDIO_REGISTER_MODE_WP |
                                          (isFile ? UFFDIO_REGISTER_MODE_MINOR : 0)};
-  /* Nobody has touched it yet: whatever is found written later was. */
+  /* Nobody has touched it yet: whatever is found written later was. Memory of our own tells by being there. */
   struct uffdio_writeprotect protect = {.range = area.range, .mode = UFFDIO_WRITEPROTECT_MODE_WP};
-  if (ioctl(fd, UFFDIO_REGISTER, &area) != 0 || ioctl(fd, UFFDIO_WRITEPROTECT, &protect) != 0) {
+  if (ioctl(fd, UFFDIO_REGISTER, &area) != 0 || (isShared && ioctl(fd, UFFDIO_WRITEPROTECT, &protect) != 0)) {
     report("this memory cannot be followed here (%s): shared memory needs Linux 5.19, private memory 5.7", strerror(errno));
     close(fd);
     return -1;
@@ -293,8 +293,8 @@ static void* keepUp(void* unused) {
   return NULL;
 }
 
-static int begin(uint8_t* at, size_t length, int isFile) {
-  const int fault = watch(at, length, isFile);
+static int begin(uint8_t* at, size_t length, int isShared, int isFile) {
+  const int fault = watch(at, length, isShared, isFile);
   if (fault < 0) return -1;
   region.at = at;
   region.length = length;
@@ -334,7 +334,8 @@ static void* map(const char* name, void* address, size_t length, int protection,
   void* const at = isFile || (flags & MAP_ANONYMOUS)
                        ? real(address, length, protection, flags & ~MAP_POPULATE, fd, offset)
                        : real(address, length, protection | PROT_WRITE, keep | MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-  if (at == MAP_FAILED || begin(at, pages(length), isFile) == 0) return at;
+  const int isShared = isFile || ((flags & MAP_ANONYMOUS) && (flags & MAP_SHARED));
+  if (at == MAP_FAILED || begin(at, pages(length), isShared, isFile) == 0) return at;
   munmap(at, length);
   errno = EIO;
   return MAP_FAILED;

@@ -19,6 +19,7 @@ namespace {
 
 constexpr size_t kMaxClients = 64;
 constexpr size_t kMaxLineBytes = 64;
+constexpr size_t kMaxDrainBytes = 256 << 10;
 constexpr timeval kPatience{10, 0};
 
 Descriptor openProcess(pid_t pid) { return Descriptor(static_cast<int>(::syscall(SYS_pidfd_open, pid, 0))); }
@@ -125,6 +126,14 @@ void UffdServer::serve(Client& client) {
   refused_++;
   const std::string line = "refused: " + why + "\n";
   sendAll(client.socket.get(), line.data(), line.size());
+  // What was not read would take the answer with it.
+  ::shutdown(client.socket.get(), SHUT_WR);
+  uint8_t piece[4096];
+  for (size_t left = kMaxDrainBytes; left > 0;) {
+    const ssize_t got = receiveSome(client.socket.get(), piece, std::min(left, sizeof piece));
+    if (got <= 0) break;
+    left -= static_cast<size_t>(got);
+  }
 }
 
 std::string UffdServer::admit(Client& client) {

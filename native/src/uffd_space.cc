@@ -335,12 +335,13 @@ bool UffdSpace::fillPrivate(const Window& page, const Window& around, const uint
     int error;
     if (!had && bytes) {
       error = options_.fault.copy(address, bytes + at, end - at, done);
-    } else if (page.length == kPage) {
-      error = options_.fault.zero(address, end - at, done);
     } else {
-      // Huge pages cannot be had as zeros.
-      const std::vector<uint8_t> zeros(end - at);
-      error = options_.fault.copy(address, zeros.data(), end - at, done);
+      error = page.length == kPage ? options_.fault.zero(address, end - at, done) : EEXIST;
+      // Huge pages cannot be had as zeros, and a page that is protected before it is there only by a copy.
+      if (error == EEXIST && done == 0) {
+        const std::vector<uint8_t> zeros(page.length);
+        error = options_.fault.copy(address, zeros.data(), page.length, done);
+      }
     }
     for (uint64_t i = 0; i < done; i += kPage) handed_.set(pageIndex(around.offset + at + i));
     at += done;

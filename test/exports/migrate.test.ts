@@ -1,8 +1,10 @@
 /** Whole migrations through the exports, under a workload that goes on. */
 import { execFileSync } from "node:child_process";
-import { mkdirSync } from "node:fs";
+import { existsSync, mkdirSync, mkdtempSync, rmSync } from "node:fs";
 import { readFile, writeFile } from "node:fs/promises";
 import { createConnection } from "node:net";
+import { tmpdir } from "node:os";
+import path from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 
 import { afterAll, beforeAll, expect, onTestFinished, test } from "vitest";
@@ -10,6 +12,7 @@ import { afterAll, beforeAll, expect, onTestFinished, test } from "vitest";
 import { NbdClient } from "../native/support/nbd-client.ts";
 import { eventually, Stage, text } from "../e2e/harness.ts";
 import type { Message } from "../e2e/program.ts";
+import { compile, startUffdUser } from "../support/export-users.ts";
 import { requireFuse, requireLoop, requireTool, skipUnless } from "../support/requires.ts";
 import { run } from "./support.ts";
 
@@ -198,3 +201,66 @@ test("Redis with an append-only file, on ext4 on a loop device, has every acknow
   leecher.kill("SIGINT");
   await leecher.expectExit(0);
 });
+
+test.each(["hybrid", "postcopy"])(
+  "memory of a program under the shim migrates with every write that was made: %s",
+  async (mode) => {
+    const bytes = 32 << 20;
+    const folder = mkdtempSync(path.join(tmpdir(), "memferry-uffd-"));
+    onTestFinished(() => rmSync(folder, { recursive: true, force: true }));
+    const program = compile("uffd-user", folder, "-pthread");
+    const [there, here] = [path.join(folder, "there.sock"), path.join(folder, "here.sock")];
+    const [stop, stopped] = [path.join(folder, "stop"), path.join(folder, "stopped")];
+    const suspend = `touch ${stop}; while [ ! -e ${stopped} ]; do sleep 0.01; done`;
+    const { seeder, ticket } = await stage.seed([
+      "--size",
+      `${bytes}`,
+      "--region",
+      "heap",
+      "--export",
+      `uffd:unix:${there}`,
+      "--on-suspend",
+      suspend,
+    ]);
+    const writer = startUffdUser(program, there, bytes);
+    onTestFinished(() => void writer.process.kill("SIGKILL"));
+    const content = Buffer.alloc(bytes);
+    let writes = 0;
+    const writing = (async () => {
+      while (!existsSync(stop)) {
+        const offset = (Math.imul(++writes, 2_654_435_761) >>> 0) % (bytes - 64);
+        const text = Buffer.from(`write ${writes} at ${offset};`);
+        await writer.write(offset, text);
+        text.copy(content, offset);
+      }
+      await writeFile(stopped, "");
+    })();
+    await eventually(() => writes > 500);
+    const leecher = stage.leech(ticket, [
+      "--file",
+      path.join(folder, "heap"),
+      "--mode",
+      mode,
+      "--export",
+      `uffd:unix:${here}`,
+    ]);
+    await eventually(() => existsSync(here));
+    // It comes early, as a machine monitor does that is started ahead of time, and waits for its memory.
+    const reader = startUffdUser(program, here, bytes);
+    onTestFinished(() => void reader.process.kill("SIGKILL"));
+    const first = reader.read(content.indexOf("write 1 at"), 10);
+    await writing;
+    expect((await first).toString()).toBe("write 1 at");
+    expect((await reader.read(0, bytes)).equals(content)).toBe(true);
+    await reader.write(7, Buffer.from("goes on here"));
+    content.write("goes on here", 7);
+    await leecher.waitFor("serving");
+    await seeder.expectExit(0);
+    await reader.close();
+    leecher.kill("SIGINT");
+    await leecher.expectExit(0);
+    // What it wrote until its end is in the file.
+    expect((await readFile(path.join(folder, "heap"))).equals(content)).toBe(true);
+    expect(writes).toBeGreaterThan(500);
+  },
+);
