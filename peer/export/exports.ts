@@ -74,5 +74,7 @@ function makePlace(spec: ExportSpec, { holdings, session, tls }: ExportSettings)
       return new NbdKernelPlace(spec.device, session);
     case "loop":
       return new LoopPlace(spec.device, holdings);
+    case "file":
+      throw new Error(`${spec.path} is used without us`);
   }
 }

@@ -12,11 +12,20 @@ export type ExportSpec =
   | { readonly kind: "nbd"; readonly address: NbdAddress }
   /** `auto`, or the device's path. */
   | { readonly kind: "nbd-kernel"; readonly device: string }
-  | { readonly kind: "loop"; readonly device: string };
+  | { readonly kind: "loop"; readonly device: string }
+  /** The region's own file: nothing is between it and the programs that use it. */
+  | { readonly kind: "file"; readonly path: string };
+
+/** Those that programs use the region through. */
+export type ServedExport = Exclude<ExportSpec, { readonly kind: "file" }>;
+
+export function isServed(spec: ExportSpec): spec is ServedExport {
+  return spec.kind !== "file";
+}
 
 /** For `--help`. */
 export const EXPORT_KINDS =
-  "fuse:DIR, nbd:unix:PATH, nbd:tcp:HOST:PORT, nbd:auto (/dev/nbdN) or loop:auto";
+  "fuse:DIR, nbd:unix:PATH, nbd:tcp:HOST:PORT, nbd:auto (/dev/nbdN), loop:auto or file:PATH";
 
 /** @throws MigrationError `USAGE` */
 export function parseExport(text: string): ExportSpec {
@@ -30,6 +39,8 @@ export function parseExport(text: string): ExportSpec {
         : { kind, address: nbdAddress(place, text) };
     case "loop":
       return { kind, device: place };
+    case "file":
+      return { kind, path: place };
     default:
       throw new MigrationError("USAGE", `--export ${text} is unknown: use ${EXPORT_KINDS}`);
   }
@@ -48,6 +59,8 @@ export function formatExport(spec: ExportSpec): string {
       return `nbd:${spec.device}`;
     case "loop":
       return `loop:${spec.device}`;
+    case "file":
+      return `file:${spec.path}`;
   }
 }
 
