@@ -69,16 +69,10 @@ export async function requireReceivable(path: string): Promise<void> {
 }
 
 /** Why something cannot be a region, and what can. */
-export function notPlain(
-  option: string,
-  found: { isDirectory(): boolean; isBlockDevice(): boolean },
-): string {
-  if (found.isDirectory())
-    return `${option} is a folder and not a file: give the path of a file in it`;
-  if (found.isBlockDevice()) {
-    return `${option} is a block device and not a file: copy it into one, and show that as a device with --export nbd:auto or loop:auto`;
-  }
-  return `${option} is not a file: give the path of one`;
+export function notPlain(option: string, found: { isBlockDevice(): boolean }): string {
+  return found.isBlockDevice()
+    ? `${option} is a block device and not a file: copy it into one, and show that as a device with --export nbd:auto or loop:auto`
+    : `${option} is not a file: give the path of one`;
 }
 
 function warn(output: Output, message: string, details: Readonly<Record<string, unknown>>): void {

@@ -77,7 +77,7 @@ export function seededRegions(args: Arguments): RegionSpec[] {
   }
   if ((file === undefined) === (size === undefined)) {
     throw usage(
-      "give either --file PATH, --size SIZE or --export file:PATH: what is to be migrated?",
+      "give either --file PATH or --size SIZE, or --export file:PATH: what is to be migrated?",
     );
   }
   const name = named[0] ?? (file === undefined ? "region" : basename(file));

@@ -170,27 +170,24 @@ export class ScannedWrites implements DirtySource {
     };
   }
 
-  /** @throws MigrationError `SOURCE_CHANGED` if programs find another file there, or another length */
+  /**
+   * One that was removed is still whole, and one that grew is still all of the region.
+   *
+   * @throws MigrationError `SOURCE_CHANGED` if it was cut, or programs find another file in its place
+   */
   async #requireSame(info: BigIntStats): Promise<void> {
     const { bytes } = this.#region;
-    if (info.size !== BigInt(bytes)) {
-      const what = info.size < BigInt(bytes) ? "shrank" : "grew";
-      const cure =
-        what === "shrank"
-          ? "restore it, and keep it from being truncated"
-          : "a region keeps its length: start again once it is as long as it will be";
+    if (info.size < BigInt(bytes)) {
       throw new MigrationError(
         "SOURCE_CHANGED",
-        `${this.#path} ${what} from ${bytes} to ${info.size} bytes while it was being migrated: ${cure}`,
+        `${this.#path} shrank from ${bytes} to ${info.size} bytes while it was being migrated: restore it, and keep it from being truncated`,
       );
     }
     const there = await stat(this.#path, { bigint: true }).catch(() => undefined);
-    if (there?.ino === info.ino && there.dev === info.dev) return;
+    if (there === undefined || (there.ino === info.ino && there.dev === info.dev)) return;
     throw new MigrationError(
       "SOURCE_CHANGED",
-      there === undefined
-        ? `${this.#path} was removed or renamed while it was being migrated: bring it back and start again`
-        : `${this.#path} is another file now, renamed over the one that was being migrated: start again, and keep programs from replacing it meanwhile`,
+      `${this.#path} is another file now, renamed over the one that was being migrated: start again, and keep programs from replacing it meanwhile`,
     );
   }
 

@@ -33,7 +33,7 @@ export async function folderOn(kind: "tmpfs" | "disk"): Promise<Requirement> {
 
 export interface Poker {
   /** Stores a byte; it has landed when this resolves. */
-  poke(offset: number, byte: number): Promise<void>;
+  readonly poke: (offset: number, byte: number) => Promise<void>;
 }
 
 /** A process that maps `file`. */
@@ -48,7 +48,7 @@ export function mapFile(file: string): Poker {
     rmSync(program);
   });
   return {
-    async poke(offset, byte) {
+    poke: async (offset, byte) => {
       const done = once(child.stdout, "data");
       child.stdin.write(`${offset} ${byte}\n`);
       await done;
