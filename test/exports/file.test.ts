@@ -10,7 +10,7 @@ import type { Message } from "../e2e/program.ts";
 import { folderOn } from "../peer/export/support/poke.ts";
 import { findProgram, isRoot } from "../support/programs.mjs";
 import { requireRoot, skipUnless, type Requirement } from "../support/requires.ts";
-import { CHUNK, image } from "./support.ts";
+import { CHUNK, image, run } from "./support.ts";
 
 const MIB = 1 << 20;
 const WRITER = "test/e2e/mapping-writer.c";
@@ -131,7 +131,7 @@ describe.each(["disk", "tmpfs"] as const)("on %s", (kind) => {
     const { size, blocks } = statSync(copy);
     expect(size).toBe(512 * MIB + 1);
     expect(blocks * 512).toBeLessThanOrEqual(2 * CHUNK);
-    execFileSync("cmp", [source, copy]);
+    await run("cmp", [source, copy]);
   });
 });
 
