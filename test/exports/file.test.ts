@@ -7,6 +7,7 @@ import { afterAll, beforeAll, describe, expect, test } from "vitest";
 
 import { number, Stage, text } from "../e2e/harness.ts";
 import type { Message } from "../e2e/program.ts";
+import { requireMount } from "../native/support/exports.ts";
 import { folderOn } from "../peer/export/support/poke.ts";
 import { findProgram, isRoot } from "../support/programs.mjs";
 import { requireRoot, skipUnless, type Requirement } from "../support/requires.ts";
@@ -133,6 +134,18 @@ describe.each(["disk", "tmpfs"] as const)("on %s", (kind) => {
     expect(blocks * 512).toBeLessThanOrEqual(2 * CHUNK);
     await run("cmp", [source, copy]);
   });
+});
+
+test("on somebody's FUSE the warning says that other hosts are not seen", async (ctx) => {
+  skipUnless(ctx, requireMount());
+  const mount = await stage.folder("mount");
+  const served = await stage.seed(["--size", "1MiB", "--export", `fuse:${mount}`, "--once"]);
+  const { seeder } = await stage.seed(["--export", `file:${mount}/region`]);
+  expect(warnings(seeder.messages)[0]).toMatch(/it is on FUSE: what another host writes/);
+  for (const each of [seeder, served.seeder]) {
+    each.kill("SIGINT");
+    await each.expectExit(1);
+  }
 });
 
 test("a group: each region is its own file, at both ends", async () => {

@@ -47,10 +47,14 @@ async function watch(folder: string, options: ScannedWritesOptions = {}): Promis
   return await open(file, options);
 }
 
-async function open(file: string, options: ScannedWritesOptions = {}): Promise<Scene> {
+async function open(
+  file: string,
+  options: ScannedWritesOptions = {},
+  bytes = BYTES,
+): Promise<Scene> {
   const region = native().openRegion({
     store: { kind: "file", path: file, create: false, reserve: false, readOnly: true },
-    bytes: BYTES,
+    bytes,
     chunkBytes: CHUNK,
     hashKey: KEY,
     present: "all",
@@ -73,7 +77,7 @@ async function open(file: string, options: ScannedWritesOptions = {}): Promise<S
     looks,
     sentHash: (index) => sent.subarray(index * 32, index * 32 + 32),
     async send() {
-      const all = Uint32Array.from({ length: CHUNKS }, (_, index) => index);
+      const all = Uint32Array.from({ length: region.chunkCount }, (_, index) => index);
       sent = (await region.hash(all)).hashes;
     },
     async found() {
@@ -279,4 +283,25 @@ test("tmpfs: every look is made, for its times say nothing of mappings", async (
     await scene.send();
   }
   expect(scene.looks.map(({ changedChunks }) => changedChunks)).toEqual([1, 1]);
+});
+
+test("a look that the freeze overtakes is cut short, and the last one finds what it left", async (ctx) => {
+  const place = await folderOn("tmpfs");
+  skipUnless(ctx, requireNative(), place);
+  const file = path.join(place.path, "large");
+  writeFileSync(file, "");
+  const bytes = 160 << 20;
+  truncateSync(file, bytes);
+  const scene = await open(file, {}, bytes);
+  await scene.writes.begin();
+  await scene.send();
+  const fd = openSync(file, "r+");
+  for (const at of [0, bytes - 1]) writeSync(fd, "x", at);
+  closeSync(fd);
+  const overtaken = scene.found();
+  await scene.writes.freeze();
+  expect(await overtaken).toEqual([0]);
+  expect(scene.looks).toEqual([]);
+  expect(await scene.found()).toEqual([0, bytes / CHUNK - 1]);
+  expect(scene.looks).toHaveLength(1);
 });
