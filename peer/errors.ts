@@ -69,7 +69,7 @@ const PUBLIC_REASONS: Readonly<Record<MigrationErrorCode, string>> = {
   REGION_MISMATCH: "the place at the destination does not fit the region",
   CHUNK_MISMATCH: "a chunk came twice with other bytes than the source hashed",
   ROOT_MISMATCH: "source and destination differ",
-  SOURCE_CHANGED: "the source's file was truncated",
+  SOURCE_CHANGED: "the source's file was truncated or replaced",
   STORE_FULL: "the destination's disk is full",
   STORE_FAILED: "the destination cannot store",
   HOOK_FAILED: "a hook failed",

@@ -13,6 +13,7 @@ import { leech, leechSpec } from "./cli/leech.ts";
 import { login, loginSpec } from "./cli/login.ts";
 import { Output } from "./cli/output.ts";
 import { recover, recoverSpec } from "./cli/recover.ts";
+import { ExportOptions } from "./cli/region-options.ts";
 import { hasExport, resume, resumeSpec } from "./cli/resume.ts";
 import { stateDirectory } from "./cli/resumption.ts";
 import { seed, seedSpec } from "./cli/seed.ts";
@@ -120,7 +121,7 @@ async function main(argv: readonly string[]): Promise<number> {
 /** A peer that programs use through a mount must not take them down with it. */
 async function isSupervised(name: string, args: Arguments): Promise<boolean> {
   if (args.flag("no-supervisor") || peerEnvironment().holdings !== undefined) return false;
-  if (name === "seed" || name === "leech") return args.texts("export").length > 0;
+  if (name === "seed" || name === "leech") return new ExportOptions(args).served.length > 0;
   return name === "resume" && (await hasExport(args));
 }
 

@@ -273,6 +273,13 @@ Failure Region::readChunk(ReadJob& job, size_t position, std::vector<uint8_t>& s
   if (shutdown_.load()) return closedFailure();
   const uint32_t chunk = job.chunks[position];
   const uint32_t length = chunkLength(chunk);
+  if (store_->isHole(chunkOffset(chunk), length)) {
+    if (job.into) std::memset(job.into + position * chunkBytes_, 0, length);
+    const Digest& known = hash_.ofZeros(length);
+    std::copy(known.begin(), known.end(), job.hashes.data() + position * 32);
+    job.zero[position] = 1;
+    return {};
+  }
   uint8_t* into;
   if (job.into) {
     into = job.into + position * chunkBytes_;

@@ -2,12 +2,15 @@
 
 #include <fcntl.h>
 #include <linux/falloc.h>
+#include <linux/magic.h>
 #include <sys/file.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
+#include <sys/vfs.h>
 #include <unistd.h>
 
 #include <algorithm>
+#include <array>
 #include <cerrno>
 #include <vector>
 
@@ -26,6 +29,9 @@ auto retryOnEintr(Call call) {
   return result;
 }
 
+constexpr std::array<uint32_t, 5> kHolesTell = {EXT4_SUPER_MAGIC, XFS_SUPER_MAGIC, BTRFS_SUPER_MAGIC,
+                                                F2FS_SUPER_MAGIC, TMPFS_MAGIC};
+
 bool unsupported(int error) { return error == EOPNOTSUPP || error == ENOSYS || error == EINVAL; }
 
 }  // namespace
@@ -35,6 +41,7 @@ std::shared_ptr<Store> Store::open(const StoreOptions& options, uint64_t bytes, 
   failure = options.memory             ? store->openMemory()
             : options.descriptor >= 0 ? store->openDescriptor()
                                       : store->openFile();
+  if (!failure) store->learnFileSystem();
   return failure ? nullptr : store;
 }
 
@@ -67,6 +74,15 @@ void Store::map() {
   ::madvise(at, bytes_, MADV_DONTFORK);
   // Where the host's policy for shared memory is to be asked.
   ::madvise(at, bytes_, MADV_HUGEPAGE);
+}
+
+// A page that was written and is not on disk yet counts as data with these. What others say is not taken for more
+// than it costs to read: a network's or a user's file system may answer for another state than it serves.
+void Store::learnFileSystem() {
+  struct statfs info;
+  if (::fstatfs(fd_, &info) != 0) return;
+  const auto type = static_cast<uint32_t>(info.f_type);
+  holesTell_ = std::find(kHolesTell.begin(), kHolesTell.end(), type) != kHolesTell.end();
 }
 
 Failure Store::openDescriptor() {
@@ -205,6 +221,14 @@ bool Store::holeAt(uint64_t offset, uint64_t& until) const {
   const off_t hole = ::lseek(fd_, data, SEEK_HOLE);
   until = hole > data ? static_cast<uint64_t>(hole) : bytes_;
   return false;
+}
+
+bool Store::isHole(uint64_t offset, uint64_t length) const {
+  if (!holesTell_) return false;
+  const off_t data = ::lseek(fd_, static_cast<off_t>(offset), SEEK_DATA);
+  if (data >= 0) return static_cast<uint64_t>(data) >= offset + length;
+  // No data from here to the end; or past the end of a file that was truncated, which reading tells.
+  return errno == ENXIO && !shrunk();
 }
 
 int Store::writeZeros(uint64_t offset, uint64_t length) {

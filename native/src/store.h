@@ -49,6 +49,9 @@ class Store {
   int zero(uint64_t offset, uint64_t length) { return zero(offset, length, {}); }
   // Whether nothing is stored at `offset`, and in `until` where that changes.
   bool holeAt(uint64_t offset, uint64_t& until) const;
+  // Whether all of it reads as zeros because nothing is stored there. False: it has to be read. Also right where
+  // somebody else writes to the file: it is as if it had been read at the time of the call.
+  bool isHole(uint64_t offset, uint64_t length) const;
   // Once it has failed it fails for good: the kernel says so once, then takes for clean what it never wrote.
   int sync();
 
@@ -69,6 +72,7 @@ class Store {
   Failure openDescriptor();
   Failure prepareFile();
   void map();
+  void learnFileSystem();
   int writeZeros(uint64_t offset, uint64_t length);
   bool shrunk() const;
 
@@ -77,6 +81,7 @@ class Store {
   int fd_ = -1;
   uint8_t* mapping_ = nullptr;
   bool fresh_ = false;
+  bool holesTell_ = false;
   std::atomic<int> syncError_{0};
 };
 

@@ -25,7 +25,7 @@ import { LeechedRegions } from "./leeched-region.ts";
 import { LINK_CHOICES, LINK_OPTION } from "./link-option.ts";
 import { showEvent, showProgress } from "./migration-output.ts";
 import type { Output } from "./output.ts";
-import { EXPORT_OPTIONS, requireReceivedPlace } from "./region-options.ts";
+import { EXPORT_OPTIONS, ExportOptions, requireReceivedPlace } from "./region-options.ts";
 import { readSecret } from "./relay-access.ts";
 import { joinPatiently, STATE_OPTIONS, stateDirectory, type Resumed } from "./resumption.ts";
 
@@ -34,7 +34,8 @@ const DATA_STREAMS_DEFAULT = 4;
 
 export const leechSpec: CommandSpec = {
   name: "leech",
-  usage: "(TICKET | - | --ticket-file PATH) (--file PATH | --directory DIR) [options]",
+  usage:
+    "(TICKET | - | --ticket-file PATH) (--file PATH | --directory DIR | --export file:PATH) [options]",
   summary: "Takes a region over with a ticket that `memferry seed` printed.",
   positionalsMax: 1,
   options: {
@@ -74,6 +75,10 @@ export const leechSpec: CommandSpec = {
     [
       "memferry leech --ticket-file t --file disk.img --export nbd:unix:/run/disk.sock",
       "QEMU goes on here with the disk as nbd+unix:///disk.img?socket=/run/disk.sock",
+    ],
+    [
+      "memferry leech --ticket-file t --export file:/dev/shm/heap --on-resume 'kill -CONT 815'",
+      "into a file that is there already: only what differs travels",
     ],
     [
       "memferry leech --ticket-file t --file vm.ram --mode postcopy",
@@ -126,7 +131,7 @@ export async function leech(
     const { phase } = journal.record ?? {};
     await using place = new LeechedRegions({ args, output, supervision, directory, phase });
     // Before the ticket is used up: a mount point that is not fit costs nothing then.
-    place.openExports();
+    await place.openExports();
     let leecher: Leecher | undefined;
     const control = await joinPatiently(output, interrupt, {
       patient: phase !== undefined,
@@ -250,8 +255,15 @@ function interrupted(leecher: Leecher, output: Output, count: number): void {
  * workload is started.
  */
 function migrationMode(args: Arguments): Mode {
-  const exported = args.texts("export").length > 0;
-  const mode = args.oneOf("mode", MODES, exported ? "hybrid" : "precopy");
+  const exports = new ExportOptions(args);
+  const exported = exports.served.length > 0;
+  const early = exported && !exports.hasFiles;
+  const mode = args.oneOf("mode", MODES, early ? "hybrid" : "precopy");
+  if (mode !== "precopy" && exports.hasFiles) {
+    throw usage(
+      `--mode ${mode} hands over before all is there, and nothing can hold back who reads a missing chunk of --export file:PATH: use --mode precopy, or another export (fuse:DIR, for one)`,
+    );
+  }
   if (mode !== "precopy" && !exported && args.text("on-resume") !== undefined) {
     throw usage(
       `--mode ${mode} starts the workload before all is there: add --export (fuse:DIR, for one) so that it can wait for what is missing, or use --mode precopy`,

@@ -11,6 +11,7 @@ import { messageOf } from "../../relay/protocol/errors.ts";
 import { MigrationError } from "../errors.ts";
 import { Exports } from "../export/exports.ts";
 import type { ExportPlace } from "../export/place.ts";
+import { isServed } from "../export/spec.ts";
 import type { LeecherPhase } from "../journal/journal.ts";
 import type { SessionDirectory } from "../journal/session-directory.ts";
 import type { Destination, KeptChunks } from "../migration/destination.ts";
@@ -19,6 +20,7 @@ import { RegionGroup, type NamedRegion } from "../region/group.ts";
 import type { Supervision } from "../supervisor/held.ts";
 import { VERSION } from "../version.ts";
 import type { Arguments } from "./command-line.ts";
+import { requireReceivable, warnOfReceiving } from "./file-export.ts";
 import { runHook } from "./hook.ts";
 import type { Output } from "./output.ts";
 import {
@@ -55,6 +57,8 @@ export class LeechedRegions {
   readonly #places = new Map<string, ExportPlace>();
   readonly #members: NamedRegion[] = [];
   readonly #createdFiles: string[] = [];
+  /** Regions whose files were there, and are brought up to date. */
+  readonly #updated = new Set<string>();
   #files = new Map<string, string>();
   #offer: OfferMessage | undefined;
   #store: RegionGroup | undefined;
@@ -74,13 +78,16 @@ export class LeechedRegions {
   }
 
   get exported(): boolean {
-    return this.#shown.any;
+    return this.#shown.served.length > 0;
   }
 
   /** @throws what is wrong with a place of an export */
-  openExports(): void {
-    const { tls } = this.#shown;
-    this.#exports.open(this.#shown.specs, {
+  async openExports(): Promise<void> {
+    const { tls, onlyFile, files } = this.#shown;
+    for (const path of [...(onlyFile === undefined ? [] : [onlyFile]), ...files.values()]) {
+      await requireReceivable(path);
+    }
+    this.#exports.open(this.#shown.served, {
       holdings: this.#options.supervision.holdings,
       session: this.#options.directory.path,
       ...(tls === undefined ? {} : { tls }),
@@ -121,11 +128,12 @@ export class LeechedRegions {
     }
     const store = new RegionGroup(this.#members);
     this.#store = store;
+    const kept = await this.#kept(store, phase);
     const destination: Destination = {
       onFault: undefined,
       exported: this.exported,
       region: store,
-      ...(phase === undefined ? {} : { kept: await this.#kept(store, phase) }),
+      ...(kept === undefined ? {} : { kept }),
     };
     faults.destination = destination;
     const problem = await supervision.hold(directory.path, this.#members, this.#exports.mounts);
@@ -184,13 +192,18 @@ export class LeechedRegions {
   ): Promise<void> {
     const file = this.#files.get(name) ?? name;
     const inherited = this.#options.supervision.holdings.stores[name];
-    if (inherited === undefined && (await this.#checkFile(file, bytes))) {
-      this.#createdFiles.push(file);
+    const own = this.#shown.of(name)?.kind === "file";
+    if (inherited === undefined) {
+      const made = await this.#checkFile(file, bytes, own);
+      if (made) this.#createdFiles.push(file);
+      else if (own) this.#updated.add(name);
     }
     const region = await this.#open(file, inherited, { name, bytes, offer, onFault });
     this.#members.push({ name, region });
     const shown = this.#shown.of(name);
-    if (shown !== undefined) this.#places.set(name, this.#exports.add(shown, name, region));
+    if (shown === undefined) return;
+    if (isServed(shown)) this.#places.set(name, this.#exports.add(shown, name, region));
+    else warnOfReceiving(this.#options.output, file, bytes);
   }
 
   async #open(
@@ -227,8 +240,12 @@ export class LeechedRegions {
     }
   }
 
-  async #kept(store: RegionGroup, phase: LeecherPhase): Promise<KeptChunks> {
-    if (OWNED_PHASES.has(phase)) {
+  /** What is here already: of an earlier process, or of a file that is to be brought up to date. */
+  async #kept(
+    store: RegionGroup,
+    phase: LeecherPhase | undefined,
+  ): Promise<KeptChunks | undefined> {
+    if (phase !== undefined && OWNED_PHASES.has(phase)) {
       return {
         present: store.presence(),
         presentHashes: store.storedHashes(),
@@ -236,11 +253,18 @@ export class LeechedRegions {
         heldHashes: new Uint8Array(0),
       };
     }
+    const looked = store.regions.filter(
+      ({ name }) => phase !== undefined || this.#updated.has(name),
+    );
+    if (looked.length === 0) return undefined;
     const heldHashes = new Uint8Array(store.chunkCount * HASH_BYTES);
-    for (let first = 0; first < store.chunkCount; first += HASH_BATCH_CHUNKS) {
-      const count = Math.min(HASH_BATCH_CHUNKS, store.chunkCount - first);
-      const indexes = Uint32Array.from({ length: count }, (_, i) => first + i);
-      heldHashes.set((await store.hash(indexes)).hashes, first * HASH_BYTES);
+    for (const { firstChunk, chunkCount } of looked) {
+      const end = firstChunk + chunkCount;
+      for (let first = firstChunk; first < end; first += HASH_BATCH_CHUNKS) {
+        const count = Math.min(HASH_BATCH_CHUNKS, end - first);
+        const indexes = Uint32Array.from({ length: count }, (_, i) => first + i);
+        heldHashes.set((await store.hash(indexes)).hashes, first * HASH_BYTES);
+      }
     }
     return {
       present: new Uint8Array(Math.ceil(store.chunkCount / 8)),
@@ -261,8 +285,11 @@ export class LeechedRegions {
     }
   }
 
-  /** @returns Whether the file is going to be made. */
-  async #checkFile(file: string, regionBytes: number): Promise<boolean> {
+  /**
+   * @param own The region is to be that file, whatever it holds now.
+   * @returns Whether the file is going to be made.
+   */
+  async #checkFile(file: string, regionBytes: number, own: boolean): Promise<boolean> {
     const { args, phase } = this.#options;
     const owned = phase !== undefined && OWNED_PHASES.has(phase);
     let size;
@@ -281,9 +308,13 @@ export class LeechedRegions {
     if (size !== regionBytes) {
       throw new MigrationError(
         "REGION_MISMATCH",
-        `${file} has ${size} bytes and the region ${regionBytes}: delete it or give another --file`,
+        own
+          ? `${file} has ${size} bytes and the region ${regionBytes}: only a file of the same length can be brought up to date; delete it, or give it that length (truncate --size ${regionBytes}), or give another path`
+          : `${file} has ${size} bytes and the region ${regionBytes}: delete it or give another --file`,
       );
     }
+    // Whether it was here before this session nobody can say any more, or need to.
+    if (own) return false;
     // What an earlier process of this session made is this session's.
     if (phase !== undefined) return !owned && !args.flag("overwrite");
     if (!args.flag("overwrite")) {

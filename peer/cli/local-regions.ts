@@ -3,21 +3,23 @@
  *
  * @module
  */
-import { stat } from "node:fs/promises";
+import { constants } from "node:fs";
+import { access, stat } from "node:fs/promises";
 import { loadNative, type NativeRegion } from "../../native/index.ts";
 import { messageOf } from "../../relay/protocol/errors.ts";
 import { CHUNK_BYTES_MAX, CHUNK_BYTES_MIN } from "../../relay/protocol/limits.ts";
 import { MigrationError } from "../errors.ts";
 import { ExportedWrites } from "../export/exported-writes.ts";
 import { Exports } from "../export/exports.ts";
-import { ScannedWrites } from "../export/scanned-writes.ts";
-import { EXPORT_KINDS, type ExportSpec } from "../export/spec.ts";
+import { ScannedWrites, type Look } from "../export/scanned-writes.ts";
+import { EXPORT_KINDS, isServed, type ServedExport } from "../export/spec.ts";
 import type { SeederPhase } from "../journal/journal.ts";
 import { CHUNKS_MAX, REGIONS_MAX } from "../migration/limits.ts";
 import { GroupWrites, RegionGroup, type NamedRegion } from "../region/group.ts";
 import type { DirtySource } from "../region/region.ts";
 import type { Supervision } from "../supervisor/held.ts";
 import { usage, type Arguments } from "./command-line.ts";
+import { notPlain } from "./file-export.ts";
 import { ExportOptions, seededRegions, type RegionSpec } from "./region-options.ts";
 
 const CHUNK_BYTES_DEFAULT = 64 * 1024;
@@ -30,12 +32,22 @@ export interface LocalRegionsOptions {
   readonly session: string;
   /** Where an earlier process of this session was; `undefined`: there was none. */
   readonly phase: SeederPhase | undefined;
+  /** Told of each look for writes to a file that programs use without us. */
+  readonly onLook: (path: string, look: Look) => void;
+}
+
+/** A region that programs use without us, by `--export file:`. */
+export interface ScannedFile {
+  readonly path: string;
+  readonly region: NativeRegion;
+  readonly writes: ScannedWrites;
 }
 
 export class LocalRegions {
   readonly hashKey: Uint8Array;
   readonly exports = new Exports();
   readonly members: NamedRegion[] = [];
+  readonly scannedFiles: ScannedFile[] = [];
   readonly #paths: (() => string)[] = [];
   readonly #closing: (() => Promise<void>)[] = [];
   #store: RegionGroup | undefined;
@@ -90,23 +102,26 @@ export class LocalRegions {
     for (const close of this.#closing.splice(0).reverse()) await close();
   }
 
-  async #open({ args, supervision, session, phase }: LocalRegionsOptions): Promise<void> {
+  async #open({ args, supervision, session, phase, onLook }: LocalRegionsOptions): Promise<void> {
     const specs = seededRegions(args);
     const exports = new ExportOptions(args);
     exports.requireKnown(specs.map(({ name }) => name));
     if (specs.length > REGIONS_MAX) throw usage(`a group has at most ${REGIONS_MAX} regions`);
     const chunkBytes = chunkBytesOf(args);
-    const lengths = await Promise.all(specs.map(({ place }) => bytesOf(place)));
+    const lengths = await Promise.all(
+      specs.map(({ name, place }) => bytesOf(place, exports.of(name)?.kind === "file")),
+    );
     const chunks = lengths.reduce((sum, bytes) => sum + Math.ceil(bytes / chunkBytes), 0);
     if (chunks > CHUNKS_MAX) throw usage(`${chunks} chunks are too many: give a larger --chunk`);
-    this.exports.open(exports.specs, {
+    this.exports.open(exports.served, {
       holdings: supervision.holdings,
       session,
       ...(exports.tls === undefined ? {} : { tls: exports.tls }),
     });
     const sources: DirtySource[] = [];
     for (const [i, spec] of specs.entries()) {
-      const shown = exports.of(spec.name);
+      const how = exports.of(spec.name);
+      const shown = how !== undefined && isServed(how) ? how : undefined;
       const region = this.#openOne(spec, {
         bytes: lengths[i] ?? 0,
         chunkBytes,
@@ -118,7 +133,13 @@ export class LocalRegions {
       if (phase === "committed") region.setGate("fenced");
       this.#closing.push(() => region.close());
       this.members.push({ name: spec.name, region });
-      sources.push(await this.#watch(spec, region, shown));
+      if (shown !== undefined) {
+        sources.push(this.#show(spec, region, shown));
+        continue;
+      }
+      const writes = await this.#scan(spec, region, onLook);
+      sources.push(writes.writes);
+      if (how?.kind === "file") this.scannedFiles.push(writes);
     }
     this.#store = new RegionGroup(this.members);
     this.#dirty = new GroupWrites(this.#store.regions, sources);
@@ -163,33 +184,39 @@ export class LocalRegions {
     });
   }
 
-  async #watch(
-    { name, place }: RegionSpec,
+  #show({ name }: RegionSpec, region: NativeRegion, shown: ServedExport): DirtySource {
+    const at = this.exports.add(shown, name, region);
+    this.#paths.push(() => at.pathOf(name));
+    return new ExportedWrites(region, at, name);
+  }
+
+  async #scan(
+    { place }: RegionSpec,
     region: NativeRegion,
-    shown: ExportSpec | undefined,
-  ): Promise<DirtySource> {
-    if (shown !== undefined) {
-      const at = this.exports.add(shown, name, region);
-      this.#paths.push(() => at.pathOf(name));
-      return new ExportedWrites(region, at, name);
-    }
+    onLook: LocalRegionsOptions["onLook"],
+  ): Promise<ScannedFile> {
     if (place.kind === "memory") {
       throw usage(`--size needs --export (${EXPORT_KINDS}): without it nobody can use the memory`);
     }
-    const writes = await ScannedWrites.open(region, place.path);
+    const { path } = place;
+    const writes = await ScannedWrites.open(region, path, { onLook: (look) => onLook(path, look) });
     this.#closing.push(() => writes.close());
-    this.#paths.push(() => place.path);
-    return writes;
+    this.#paths.push(() => path);
+    return { path, region, writes };
   }
 }
 
-async function bytesOf(place: RegionSpec["place"]): Promise<number> {
+async function bytesOf(place: RegionSpec["place"], exported: boolean): Promise<number> {
   if (place.kind === "memory") return place.bytes;
+  const option = `${exported ? "--export file:" : "--file "}${place.path}`;
   const found = await stat(place.path).catch((cause: unknown) => {
-    throw usage(`--file ${place.path}: ${messageOf(cause)}`);
+    throw usage(`${option}: ${messageOf(cause)}: give the path of a file that is there`);
   });
-  if (!found.isFile()) throw usage(`--file ${place.path} is not a file: give the path of one`);
-  if (found.size === 0) throw usage(`--file ${place.path} is empty: there is nothing to migrate`);
+  if (!found.isFile()) throw usage(notPlain(option, found));
+  if (found.size === 0) throw usage(`${option} is empty: there is nothing to migrate`);
+  await access(place.path, constants.R_OK).catch((cause: unknown) => {
+    throw usage(`${option}: ${messageOf(cause)}: run memferry as a user who may read it`);
+  });
   return found.size;
 }
 

@@ -3,9 +3,15 @@
  *
  * @module
  */
-import { basename, join } from "node:path";
+import { basename, join, resolve } from "node:path";
 import type { NbdTlsOptions } from "../export/nbd-tls.ts";
-import { EXPORT_KINDS, parseExport, type ExportSpec } from "../export/spec.ts";
+import {
+  EXPORT_KINDS,
+  isServed,
+  parseExport,
+  type ExportSpec,
+  type ServedExport,
+} from "../export/spec.ts";
 import { usage, type Arguments, type OptionSpec } from "./command-line.ts";
 import { parseSize } from "./size.ts";
 
@@ -46,44 +52,85 @@ export const EXPORT_OPTIONS = {
 
 /** The regions that are to be offered. @throws MigrationError `USAGE` */
 export function seededRegions(args: Arguments): RegionSpec[] {
-  const [file, size] = [args.text("file"), args.size("size")];
+  const exports = new ExportOptions(args);
+  const [file, size] = [args.text("file") ?? exports.onlyFile, args.size("size")];
   const named = args.texts("region");
   const group = named.filter((text) => text.includes("="));
-  if (group.length > 0) {
-    if (file !== undefined || size !== undefined || group.length < named.length) {
+  const own = exports.files;
+  if (group.length > 0 || (own.size > 0 && file === undefined && size === undefined)) {
+    if (args.text("file") !== undefined || size !== undefined || group.length < named.length) {
       throw usage("--region NAME=PLACE says it all: leave out --file, --size and plain names");
     }
     const specs = group.map((text) => placedRegion(text));
     requireDistinct(specs.map(({ name }) => name));
+    for (const [name, path] of own) {
+      if (!specs.some((spec) => spec.name === name)) {
+        specs.push({ name, place: { kind: "file", path } });
+      }
+    }
+    requireOwnFiles(specs, exports);
     return specs;
   }
   if (named.length > 1) throw usage("one region has one name: write --region NAME=file:PATH each");
+  if (exports.onlyFile !== undefined && size !== undefined) {
+    throw usage("--size is new memory and --export file:PATH a file: leave one of them out");
+  }
   if ((file === undefined) === (size === undefined)) {
-    throw usage("give either --file PATH or --size SIZE: what is to be migrated?");
+    throw usage(
+      "give either --file PATH or --size SIZE, or --export file:PATH: what is to be migrated?",
+    );
   }
   const name = named[0] ?? (file === undefined ? "region" : basename(file));
   requireName(name);
   const place: RegionPlace =
     file === undefined ? { kind: "memory", bytes: size ?? 0 } : { kind: "file", path: file };
-  return [{ name, place }];
+  const specs = [{ name, place }];
+  requireOwnFiles(specs, exports);
+  return specs;
+}
+
+/** A region that is exported as the file that it is has no other. @throws MigrationError `USAGE` */
+function requireOwnFiles(specs: readonly RegionSpec[], exports: ExportOptions): void {
+  if (exports.onlyFile !== undefined && specs.length > 1) {
+    throw usage("--export file:PATH is one file: write NAME=file:PATH for each region");
+  }
+  for (const { name, place } of specs) {
+    const shown = exports.of(name);
+    if (shown?.kind !== "file") continue;
+    if (place.kind === "memory") {
+      throw usage(`--export file:${shown.path}: region ${name} is memory: use fuse:DIR`);
+    }
+    requireSameFile(shown.path, place.path);
+  }
+}
+
+function requireSameFile(exported: string, kept: string): void {
+  if (resolve(exported) === resolve(kept)) return;
+  throw usage(
+    `--export file:${exported} is the region's own file, and ${kept} another: leave out --file (or file: of --region), or give the same path`,
+  );
 }
 
 /** In which files regions of these names are to be kept. @throws MigrationError `USAGE` */
 export function receivedFiles(args: Arguments, names: readonly string[]): Map<string, string> {
-  const [file, directory] = [args.text("file"), args.text("directory")];
-  const given = new Map<string, string>();
+  const exports = new ExportOptions(args);
+  const [file, directory] = [args.text("file") ?? exports.onlyFile, args.text("directory")];
+  const given = new Map<string, string>(exports.files);
   for (const text of args.texts("region")) {
     const { name, place } = placedRegion(text);
     if (place.kind !== "file") throw usage(`--region ${text}: a region is received into file:PATH`);
+    requireSameFile(given.get(name) ?? place.path, place.path);
     given.set(name, place.path);
   }
   const [only, ...more] = names;
   if (file !== undefined) {
     if (only === undefined || more.length > 0) {
       throw usage(
-        `the offer has ${names.length} regions (${names.join(", ")}): give --directory DIR, or --region NAME=file:PATH for each`,
+        `the offer has ${names.length} regions (${names.join(", ")}), and only one can be ${file}: give --directory DIR, or --region NAME=file:PATH for each`,
       );
     }
+    const own = exports.of(only);
+    if (own?.kind === "file") requireSameFile(own.path, file);
     return new Map([[only, file]]);
   }
   return new Map(
@@ -97,10 +144,18 @@ export function receivedFiles(args: Arguments, names: readonly string[]): Map<st
 
 /** Whether anything was said about where to keep what is received. @throws MigrationError `USAGE` */
 export function requireReceivedPlace(args: Arguments): void {
+  const exports = new ExportOptions(args);
   const ways = [args.text("file"), args.text("directory"), args.texts("region")[0]];
   const given = ways.filter((way) => way !== undefined).length;
-  if (given === 0) {
+  if (given === 0 && exports.onlyFile === undefined && exports.files.size === 0) {
     throw usage("--file is missing: where is the region to be kept? (A group: --directory DIR)");
+  }
+  const file = args.text("file");
+  if (exports.onlyFile !== undefined) {
+    if (file !== undefined) requireSameFile(exports.onlyFile, file);
+    else if (given > 0) {
+      throw usage("--export file:PATH is one file: write NAME=file:PATH for each region");
+    }
   }
   if (args.text("file") !== undefined && given > 1) {
     throw usage("--file is for one region: leave out --directory and --region");
@@ -127,16 +182,35 @@ export class ExportOptions {
         this.#forAll = parseExport(text);
       } else this.#byName.set(name, parseExport(spec));
     }
-    if (this.tls !== undefined && !this.specs.some(({ kind }) => kind === "nbd")) {
+    if (this.tls !== undefined && !this.#specs.some(({ kind }) => kind === "nbd")) {
       throw usage("--tls-... is for NBD clients: add --export nbd:tcp:HOST:PORT");
     }
   }
 
-  get any(): boolean {
-    return this.#forAll !== undefined || this.#byName.size > 0;
+  /** Those that programs use regions through: all but `file:`. */
+  get served(): ServedExport[] {
+    return this.#specs.filter(isServed);
   }
 
-  get specs(): ExportSpec[] {
+  /** `--export file:PATH`, for the only region. */
+  get onlyFile(): string | undefined {
+    return this.#forAll?.kind === "file" ? this.#forAll.path : undefined;
+  }
+
+  /** `--export NAME=file:PATH`, by name. */
+  get files(): Map<string, string> {
+    const files = new Map<string, string>();
+    for (const [name, spec] of this.#byName) {
+      if (spec.kind === "file") files.set(name, spec.path);
+    }
+    return files;
+  }
+
+  get hasFiles(): boolean {
+    return this.#specs.some((spec) => !isServed(spec));
+  }
+
+  get #specs(): ExportSpec[] {
     const specs = [...this.#byName.values()];
     return this.#forAll === undefined ? specs : [this.#forAll, ...specs];
   }

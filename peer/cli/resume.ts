@@ -10,6 +10,7 @@ import { parseCommand, type Arguments, type CommandSpec } from "./command-line.t
 import { ExitCode, type ExitCodeValue } from "./exit-code.ts";
 import { leech, leechSpec } from "./leech.ts";
 import type { Output } from "./output.ts";
+import { ExportOptions } from "./region-options.ts";
 import { findSession, STATE_OPTIONS, stateDirectory, type Resumed } from "./resumption.ts";
 import { seed, seedSpec } from "./seed.ts";
 
@@ -51,12 +52,14 @@ export async function resume(args: Arguments, output: Output): Promise<ExitCodeV
     : await leech(parseCommand(leechSpec, argv), output, resumed);
 }
 
-/** Whether the session's own command has an export, so that it is to be supervised. */
+/** Whether programs use the session's regions through us, so that it is to be supervised. */
 export async function hasExport(args: Arguments): Promise<boolean> {
   const [session] = args.positionals;
   if (session === undefined) return false;
-  const { argv } = await (await findSession(args, session)).setup();
-  return argv.some((word) => word === "--export" || word.startsWith("--export="));
+  const directory = await findSession(args, session);
+  const { argv } = await directory.setup();
+  const spec = directory.role === "seeder" ? seedSpec : leechSpec;
+  return new ExportOptions(parseCommand(spec, argv)).served.length > 0;
 }
 
 async function list(args: Arguments, output: Output): Promise<ExitCodeValue> {

@@ -24,6 +24,7 @@ import { type Arguments, type CommandSpec } from "./command-line.ts";
 import { ExitCode, type ExitCodeValue } from "./exit-code.ts";
 import { errorCode } from "./failure.ts";
 import { runHook } from "./hook.ts";
+import { showLook, warnOfScans } from "./file-export.ts";
 import { Interrupt } from "./interrupt.ts";
 import { LINK_CHOICES, LINK_OPTION } from "./link-option.ts";
 import { LocalRegions } from "./local-regions.ts";
@@ -41,7 +42,7 @@ const RETRY_DELAY_MS = 1_000;
 
 export const seedSpec: CommandSpec = {
   name: "seed",
-  usage: "(--file PATH | --size SIZE | --region NAME=PLACE...) [options]",
+  usage: "(--file PATH | --size SIZE | --region NAME=PLACE... | --export file:PATH) [options]",
   summary:
     "Offers a region and prints the one-use ticket with which `memferry leech` takes it over.",
   positionalsMax: 0,
@@ -83,6 +84,10 @@ export const seedSpec: CommandSpec = {
     [
       "memferry seed --file disk.img --export nbd:unix:/run/disk.sock",
       "a disk for QEMU: -drive file=nbd+unix:///disk.img?socket=/run/disk.sock",
+    ],
+    [
+      "memferry seed --export file:/dev/shm/heap --on-suspend 'kill -STOP 4711'",
+      "a file that a program maps already",
     ],
     [
       "memferry seed --region ram=size:1GiB --region disk=file:disk.img --export fuse:/mnt/vm",
@@ -243,6 +248,7 @@ class SeedAttempt {
       supervision,
       session: this.#directory.path,
       phase: record?.phase,
+      onLook: (path, look) => showLook(output, path, look),
     });
     const problem = await supervision.hold(
       this.#directory.path,
@@ -256,6 +262,8 @@ class SeedAttempt {
       );
     }
     await local.attach();
+    const suspended = args.text("on-suspend") !== undefined;
+    for (const file of local.scannedFiles) await warnOfScans(output, { ...file, suspended });
     return local;
   }
 

@@ -82,5 +82,7 @@ function makePlace(spec: ExportSpec, { holdings, session, tls }: ExportSettings)
       return new LoopPlace(spec.device, holdings);
     case "uffd":
       return new UffdPlace(spec.path);
+    case "file":
+      throw new Error(`${spec.path} is used without us`);
   }
 }

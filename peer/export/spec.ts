@@ -14,11 +14,20 @@ export type ExportSpec =
   | { readonly kind: "nbd-kernel"; readonly device: string }
   | { readonly kind: "loop"; readonly device: string }
   /** A Unix socket where programs hand over their userfaultfd. */
-  | { readonly kind: "uffd"; readonly path: string };
+  | { readonly kind: "uffd"; readonly path: string }
+  /** The region's own file: nothing is between it and the programs that use it. */
+  | { readonly kind: "file"; readonly path: string };
+
+/** Those that programs use the region through. */
+export type ServedExport = Exclude<ExportSpec, { readonly kind: "file" }>;
+
+export function isServed(spec: ExportSpec): spec is ServedExport {
+  return spec.kind !== "file";
+}
 
 /** For `--help`. */
 export const EXPORT_KINDS =
-  "fuse:DIR, nbd:unix:PATH, nbd:tcp:HOST:PORT, nbd:auto (/dev/nbdN), loop:auto or uffd:unix:PATH";
+  "fuse:DIR, nbd:unix:PATH, nbd:tcp:HOST:PORT, nbd:auto (/dev/nbdN), loop:auto, uffd:unix:PATH or file:PATH";
 
 /** @throws MigrationError `USAGE` */
 export function parseExport(text: string): ExportSpec {
@@ -34,6 +43,8 @@ export function parseExport(text: string): ExportSpec {
       return { kind, device: place };
     case "uffd":
       return { kind, path: uffdSocket(place, text) };
+    case "file":
+      return { kind, path: place };
     default:
       throw new MigrationError("USAGE", `--export ${text} is unknown: use ${EXPORT_KINDS}`);
   }
@@ -54,6 +65,8 @@ export function formatExport(spec: ExportSpec): string {
       return `loop:${spec.device}`;
     case "uffd":
       return `uffd:unix:${spec.path}`;
+    case "file":
+      return `file:${spec.path}`;
   }
 }
 

@@ -83,7 +83,8 @@ export interface DirtySource {
   begin(): Promise<void>;
   /**
    * The chunks written since the last call or `begin`. What was written before the call is in this set or an
-   * earlier one; a chunk read after the call has those writes.
+   * earlier one; a chunk read after the call has those writes. If `freeze` comes during the call, some may be
+   * left for the call after it.
    *
    * @returns A bitmap, the caller's own.
    */

@@ -1,7 +1,7 @@
 /**
  * What a local hit costs through each export, against somebody else's server or a plain file in the same run.
  *
- *     npm run bench:region -- [--json] [--only nbd,fuse] [--rounds 3]
+ *     npm run bench:region -- [--json] [--only nbd,fuse,file] [--rounds 3]
  *
  * @module
  */
@@ -11,6 +11,7 @@ import { join } from "node:path";
 import { parseArgs } from "node:util";
 import { requireFuse, requireTool, type Requirement } from "../../support/requires.ts";
 import type { Line } from "./compare.ts";
+import { benchFile } from "./file.ts";
 import { benchFuse } from "./fuse.ts";
 import { benchNbd } from "./nbd.ts";
 
@@ -32,6 +33,7 @@ const sections: Readonly<Record<string, Section>> = {
     run: benchNbd,
   },
   fuse: { needs: [requireTool("fio"), requireFuse()], run: benchFuse },
+  file: { needs: [requireFuse()], run: benchFile },
 };
 const wanted = values.only?.split(",") ?? Object.keys(sections);
 const folder = mkdtempSync(join(tmpdir(), "memferry-bench-"));
