@@ -131,6 +131,16 @@ void Region::markPresent(uint32_t chunk) {
 }
 
 Admission Region::begin(Access access, uint64_t offset, uint64_t length, bool pass) {
+  Admission admission = enter(access, pass);
+  if (admission.status || present_.allSet(chunkAt(offset), chunkAt(offset + length - 1))) return admission;
+  inFlight_.leave(admission.phase);
+  admission.status = Admission::kWait;
+  return admission;
+}
+
+Admission Region::begin(Access access) { return enter(access, false); }
+
+Admission Region::enter(Access access, bool pass) {
   // Counted before the gate is read: whoever shuts the gate and then quiesces either is seen here, or
   // waits for us.
   Admission admission{.status = 0, .phase = inFlight_.enter()};
@@ -139,8 +149,7 @@ Admission Region::begin(Access access, uint64_t offset, uint64_t length, bool pa
     admission.status = ESHUTDOWN;
   } else if (gate == Gate::fenced) {
     admission.status = ESTALE;
-  } else if (WaitingRoom::blocks(gate, access, pass) ||
-             !present_.allSet(chunkAt(offset), chunkAt(offset + length - 1))) {
+  } else if (WaitingRoom::blocks(gate, access, pass)) {
     admission.status = Admission::kWait;
   } else {
     return admission;

@@ -70,6 +70,8 @@ class Region {
 
   // For exports. Ranges must lie inside the region and not be empty.
   Admission begin(Access access, uint64_t offset, uint64_t length, bool pass = false);
+  // For what is known to be present: the gate alone decides.
+  Admission begin(Access access);
   void end(const Admission& admission) { inFlight_.leave(admission.phase); }
   int readAt(uint8_t* into, size_t length, uint64_t offset);
   int writeAt(const uint8_t* from, size_t length, uint64_t offset);
@@ -79,6 +81,8 @@ class Region {
   // The place for bytes of a write that is announced before and told of after, or null.
   uint8_t* beginWrite(uint64_t offset, size_t length);
   void endWrite(uint64_t offset, size_t length);
+  // Of a write that was made without a call: the mark alone. Between begin() and end().
+  void markWritten(uint64_t offset, uint64_t length) { dirty_.addRange(chunkAt(offset), chunkAt(offset + length - 1)); }
   // A program has these bytes in its hands and may change them without a call; it is told of by endWrite().
   void noteHanded(uint64_t offset, uint64_t length) { zeros_.clearRange(chunkAt(offset), chunkAt(offset + length - 1)); }
   // `keepBlocks`: what is reserved stays so. `fast`: ENOTSUP rather than writing zeros out.
@@ -147,6 +151,7 @@ class Region {
  private:
   Region(const RegionOptions& options, std::shared_ptr<Store> store, std::shared_ptr<RegionState> state);
   int makeDurable();
+  Admission enter(Access access, bool pass);
   void markPresent(uint32_t chunk);
 
   Failure readChunk(ReadJob& job, size_t position, std::vector<uint8_t>& scratch);

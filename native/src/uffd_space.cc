@@ -491,6 +491,10 @@ int UffdSpace::flush() {
 
 int UffdSpace::takeWritten() {
   for (const UffdMapping& mapping : mappings()) {
+    if (mapping.shared) {
+      if (const int error = markWritten(mapping)) return error;
+      continue;
+    }
     const int error = scan_.take(mapping.address, mapping.length, !mapping.outlivesMapping, [&](uint64_t start, uint64_t end) {
       const uint64_t offset = mapping.offset + (start - mapping.address);
       const auto first = static_cast<uint32_t>(offset / kPage);
@@ -500,6 +504,19 @@ int UffdSpace::takeWritten() {
     if (error) return error;
   }
   return 0;
+}
+
+// The bytes are where they belong. Not begun where the gate is shut: what is taken here is told of once.
+int UffdSpace::markWritten(const UffdMapping& mapping) {
+  const Admission admission = region_.begin(Access::write);
+  if (admission.status) return admission.status == Admission::kWait ? EAGAIN : admission.status;
+  const uint64_t end = region_.bytes();
+  const int error = scan_.take(mapping.address, mapping.length, false, [&](uint64_t start, uint64_t until) {
+    const uint64_t offset = mapping.offset + (start - mapping.address);
+    if (offset < end) region_.markWritten(offset, std::min(until - start, end - offset));
+  });
+  region_.end(admission);
+  return error;
 }
 
 int UffdSpace::takeRuns(AtomicBitmap& bits, const UffdMapping& mapping,

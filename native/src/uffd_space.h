@@ -109,6 +109,7 @@ class UffdSpace {
   void resume();
 
   int takeWritten();
+  int markWritten(const UffdMapping& mapping);
   // Takes the bits of a mapping's pages run by run; those that `use` fails for are set again.
   int takeRuns(AtomicBitmap& bits, const UffdMapping& mapping,
                const std::function<int(uint64_t offset, uint64_t length)>& use);
