@@ -20,6 +20,8 @@
 #include <unistd.h>
 
 static int fault;
+static uint8_t* memory;
+/* As large: who serves a region reads from all of it. */
 static uint8_t* source;
 static size_t step;
 
@@ -31,8 +33,9 @@ static void* handle(void* unused) {
     poll(&watched, 1, -1);
     const ssize_t got = read(fault, messages, sizeof messages);
     for (ssize_t i = 0; i < got / (ssize_t)sizeof *messages; i++) {
-      struct uffdio_copy copy = {.dst = messages[i].arg.pagefault.address / step * step,
-                                 .src = (uintptr_t)source,
+      const uintptr_t offset = (messages[i].arg.pagefault.address - (uintptr_t)memory) / step * step;
+      struct uffdio_copy copy = {.dst = (uintptr_t)memory + offset,
+                                 .src = (uintptr_t)source + offset,
                                  .len = step};
       ioctl(fault, UFFDIO_COPY, &copy);
     }
@@ -44,11 +47,11 @@ int main(int argc, char** argv) {
   if (argc < 4) return 2;
   const size_t bytes = strtoull(argv[1], NULL, 10);
   step = strtoull(argv[2], NULL, 10);
-  uint8_t* const memory = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  memory = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   if (memory == MAP_FAILED) return 1;
   if (!strcmp(argv[3], "own")) {
-    source = aligned_alloc(4096, step);
-    memset(source, 1, step);
+    source = aligned_alloc(4096, bytes);
+    memset(source, 1, bytes);
     fault = (int)syscall(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK);
     struct uffdio_api api = {.api = UFFD_API};
     struct uffdio_register area = {.range = {(uintptr_t)memory, bytes}, .mode = UFFDIO_REGISTER_MODE_MISSING};
