@@ -48,6 +48,7 @@ struct UffdMapping {
 
 class UffdSpace {
  public:
+  static constexpr uint64_t kPage = 4096;
   enum class Tracking { async, sync };
   struct Options {
     std::shared_ptr<Region> region;

@@ -61,7 +61,7 @@ export class Exports {
 
   /** What is still in programs' own memory is in the regions when this resolves. The gates must let writes pass. */
   async settle(): Promise<void> {
-    await Promise.all([...this.#places.values()].map((place) => place.settle?.()));
+    await Promise.all([...this.#places.values()].map(async (place) => await place.settle?.()));
   }
 
   async close(): Promise<void> {

@@ -115,5 +115,8 @@ async function benchScan(rounds: number): Promise<Line[]> {
     theirs: 1000 / theirMs,
     ratio: theirMs / scan,
   });
-  return [line(`one in ${SCAN_MS} ms`, SCAN_MS, 1), line("hashing it, one thread each", median(hashMs), 100)];
+  return [
+    line(`one in ${SCAN_MS} ms`, SCAN_MS, 1),
+    line("hashing it, one thread each", median(hashMs), 100),
+  ];
 }
