@@ -26,6 +26,7 @@
 #include <vector>
 
 #include "failure.h"
+#include "fuse_data.h"
 #include "fuse_directory.h"
 #include "fuse_flusher.h"
 #include "fuse_mounter.h"
@@ -80,35 +81,16 @@ class FuseServer {
   void init(Channel& channel, const fuse_in_header& header, const fuse_init_in& in);
   void interrupt(const fuse_in_header& header, uint64_t target);
 
-  // Requests for data. `Data` is what is needed to serve one, wherever it came from.
-  struct Data {
-    int fd = -1;
-    uint64_t unique = 0;
-    FuseNode* node = nullptr;
-    uint32_t opcode = 0;
-    // The kernel's own handle: a flush by us, which need not reach the disk.
-    bool internal = false;
-    int mode = 0;  // of FALLOCATE
-    uint64_t offset = 0;
-    uint64_t length = 0;
-    const uint8_t* bytes = nullptr;  // of WRITE
-    bool locksPages = false;
-    Access access() const { return opcode == FUSE_READ ? Access::read : Access::write; }
-  };
-  // Checks and clips; replies and answers false if there is nothing left to do.
-  bool prepare(Data& data);
-  bool decode(Channel& channel, const fuse_in_header& header, const uint8_t* body, size_t length, Data& data);
   // False: it must wait.
-  bool serve(const Data& data, uint8_t* buffer, bool pass);
-  void wait(Channel& channel, const Data& data);
-  void defer(const Data& data);
-  std::unique_ptr<Call> makeCall(const Data& data);
+  bool serve(const FuseData& data, uint8_t* buffer, bool pass);
+  void wait(Channel& channel, const FuseData& data);
+  void defer(const FuseData& data);
+  std::unique_ptr<Call> makeCall(const FuseData& data);
 
   // Resumers.
   void resume();
   void runCall(Call* call, uint8_t* buffer);
   void ready(Call* call, int error);
-
 
   const Options options_;
   bool serving_ = false;
