@@ -87,7 +87,7 @@ std::shared_ptr<FuseServer> FuseServer::mount(const Options& options, Failure& f
   return server;
 }
 
-FuseServer::FuseServer(const Options& options) : options_(options) {}
+FuseServer::FuseServer(const Options& options) : options_(options), readAheadBytes_(options.readAheadBytes) {}
 
 FuseServer::~FuseServer() { stop(std::chrono::milliseconds(0)); }
 
@@ -141,6 +141,7 @@ bool FuseServer::serve() {
   for (auto& channel : channels_) workers_.emplace_back([this, &channel = *channel] { work(channel); });
   for (unsigned i = 0; i < options_.threads; i++) resumers_.emplace_back([this] { resume(); });
   flusher_.start();
+  warmer_.start(directory());
   return resent;
 }
 
@@ -155,7 +156,14 @@ std::vector<int> FuseServer::channels() const {
 Failure FuseServer::add(const std::string& name, std::shared_ptr<Region> region, uint32_t mode, bool readOnly) {
   const std::lock_guard stopLock(stopMutex_);
   if (stopped_) return Failure::named("ENOTCONN", "the mount is gone");
-  return files_.add(name, std::move(region), mode, readOnly);
+  Failure failure = files_.add(name, std::move(region), mode, readOnly);
+  if (!failure && options_.warm) warmer_.add(*files_.find(name));
+  return failure;
+}
+
+bool FuseServer::setReadAhead(uint64_t bytes) {
+  readAheadBytes_ = bytes;
+  return mounter_.setReadAhead(bytes);
 }
 
 void FuseServer::flush(const std::string& name, bool invalidate, std::function<void(Failure)> done) {
@@ -359,7 +367,7 @@ void FuseServer::init(Channel& channel, const fuse_in_header& header, const fuse
   constexpr uint32_t kWanted = FUSE_ASYNC_READ | FUSE_BIG_WRITES | FUSE_MAX_PAGES | FUSE_PARALLEL_DIROPS |
                                FUSE_ASYNC_DIO | FUSE_DO_READDIRPLUS | FUSE_READDIRPLUS_AUTO;
   out.flags = in.flags & kWanted;
-  out.max_readahead = static_cast<uint32_t>(std::min<uint64_t>(options_.readAheadBytes, UINT32_MAX));
+  out.max_readahead = static_cast<uint32_t>(std::min<uint64_t>(readAheadBytes_, UINT32_MAX));
   out.max_background = kMaxBackground;
   out.congestion_threshold = kCongestionThreshold;
   out.max_write = kMaxIoBytes;
@@ -367,7 +375,7 @@ void FuseServer::init(Channel& channel, const fuse_in_header& header, const fuse
       std::max<size_t>(1, kMaxIoBytes / static_cast<size_t>(::sysconf(_SC_PAGESIZE))));
   out.time_gran = 1;
   fuseReply(channel.fd, header.unique, 0, &out, sizeof out);
-  mounter_.raiseReadAhead(options_.readAheadBytes);
+  mounter_.setReadAhead(readAheadBytes_);  // best effort
 }
 
 // --- resumers ---
@@ -477,6 +485,8 @@ void FuseServer::stop(std::chrono::milliseconds patience) {
     if (!watched.wait_for(lock, patience, [&] { return finished; })) mounter_.abort();
   });
 
+  // It has a file open, and needs the workers.
+  warmer_.stop();
   // Dirty pages of mappings that are still there: a lazy unmount would leave them for later, and later
   // there is nobody to take them.
   const int root = serving_ ? ::open(directory().c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC) : -1;

@@ -31,6 +31,7 @@
 #include "fuse_flusher.h"
 #include "fuse_mounter.h"
 #include "fuse_node.h"
+#include "fuse_warmer.h"
 #include "region.h"
 
 namespace memferry {
@@ -42,6 +43,8 @@ class FuseServer {
     unsigned threads = 2;
     uint64_t readAheadBytes = 1 << 20;
     bool allowOther = false;
+    // Chunks that arrive in the background go into the kernel's page cache.
+    bool warm = true;
     // Channels of a connection that another process mounted at the directory; copied. Empty: a new mount.
     std::vector<int> channels;
   };
@@ -58,6 +61,8 @@ class FuseServer {
   Failure add(const std::string& name, std::shared_ptr<Region> region, uint32_t mode, bool readOnly);
   // `done` runs once, on the flusher's thread or here.
   void flush(const std::string& name, bool invalidate, std::function<void(Failure)> done);
+  // For files that are opened from now on. False: not without root.
+  bool setReadAhead(uint64_t bytes);
   // Blocks until the mount and the threads are gone. `patience`: how long writing back the page cache
   // may take before the connection is cut. Idempotent; a second caller waits for the first.
   void stop(std::chrono::milliseconds patience);
@@ -101,6 +106,8 @@ class FuseServer {
   std::vector<std::thread> workers_;
   std::vector<std::thread> resumers_;
   FuseFlusher flusher_{*this};
+  FuseWarmer warmer_;
+  std::atomic<uint64_t> readAheadBytes_;
   // Readable when workers must leave; used only where a connection cannot be aborted.
   int stopEvent_ = -1;
 
