@@ -10,6 +10,7 @@ import { HASH_BYTES } from "../../relay/protocol/frame.ts";
 import { MigrationError } from "../errors.ts";
 import { Exports } from "../export/exports.ts";
 import type { ExportPlace } from "../export/place.ts";
+import type { PeerPath } from "../export/read-ahead.ts";
 import type { LeecherPhase } from "../journal/journal.ts";
 import type { SessionDirectory } from "../journal/session-directory.ts";
 import type { Destination, KeptChunks } from "../migration/destination.ts";
@@ -95,6 +96,11 @@ export class LeechedRegions {
 
   keep(): void {
     this.#keep = true;
+  }
+
+  /** How far away is what is missing here; `undefined`: nothing is. */
+  follow(path: PeerPath | undefined): void {
+    this.#exports.follow(path);
   }
 
   async prepare(offer: OfferMessage): Promise<Destination> {

@@ -11,6 +11,7 @@ import { NbdKernelPlace } from "./nbd-kernel.ts";
 import { NbdPlace } from "./nbd.ts";
 import type { NbdTlsOptions } from "./nbd-tls.ts";
 import type { ExportPlace } from "./place.ts";
+import type { PeerPath } from "./read-ahead.ts";
 import { formatExport, type ExportSpec } from "./spec.ts";
 
 export interface ExportSettings {
@@ -56,6 +57,11 @@ export class Exports {
 
   async attach(): Promise<void> {
     for (const place of this.#places.values()) await place.attach();
+  }
+
+  /** How far away is what is missing here; `undefined`: nothing is. */
+  follow(path: PeerPath | undefined): void {
+    for (const place of this.#places.values()) place.follow?.(path);
   }
 
   async close(): Promise<void> {
