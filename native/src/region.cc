@@ -373,10 +373,26 @@ Failure Region::storeChunk(StoreJob& job, size_t position) {
     claimed_.clear(chunk);
     if (!error) waiting_.arrived(chunk);
     grantIfAsked(chunk);
+    if (!error) tellArrival(chunk);
   }
   if (error) return store_->explain(error, bytes ? "pwrite" : "fallocate");
   job.outcomes[position] = kStored;
   return {};
+}
+
+void Region::onArrival(const void* who, std::function<void(uint32_t)> tell) {
+  const std::lock_guard lock(arrivalsMutex_);
+  onArrival_.emplace_back(who, std::move(tell));
+}
+
+void Region::forgetArrivals(const void* who) {
+  const std::lock_guard lock(arrivalsMutex_);
+  std::erase_if(onArrival_, [&](const auto& entry) { return entry.first == who; });
+}
+
+void Region::tellArrival(uint32_t chunk) {
+  const std::lock_guard lock(arrivalsMutex_);
+  for (const auto& [who, tell] : onArrival_) tell(chunk);
 }
 
 int Region::writeChunk(uint32_t chunk, const uint8_t* bytes) {

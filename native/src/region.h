@@ -14,6 +14,7 @@
 #include <functional>
 #include <memory>
 #include <mutex>
+#include <utility>
 #include <vector>
 
 #include "atomic_bitmap.h"
@@ -103,6 +104,11 @@ class Region {
   // Not counted as in flight: it writes nothing that quiesce() could be waiting for. ESTALE if fenced.
   int syncForExport();
 
+  // Tells of each chunk that a store with `ifAbsent` has made present, on a pool thread, which it must not hold
+  // up. Until forgetArrivals() returns.
+  void onArrival(const void* who, std::function<void(uint32_t)> tell);
+  void forgetArrivals(const void* who);
+
   // For the owner. `done` runs once on a pool thread.
   struct ReadJob {
     std::vector<uint32_t> chunks;
@@ -161,6 +167,7 @@ class Region {
   Extent allocationAt(uint64_t offset, uint64_t end) const;
   Extent dirtyAt(uint64_t offset, uint64_t end) const;
   void served();
+  void tellArrival(uint32_t chunk);
   void learnHoles();
   bool anyKnownZero(uint32_t first, uint32_t last) const;
 
@@ -191,6 +198,9 @@ class Region {
 
   std::atomic<uint64_t> reads_{0}, writes_{0}, syncs_{0}, bytesRead_{0}, bytesWritten_{0};
   std::atomic<double> firstServedAtMs_{0};
+
+  std::mutex arrivalsMutex_;
+  std::vector<std::pair<const void*, std::function<void(uint32_t)>>> onArrival_;
 
   std::mutex shutdownMutex_;
   // One lane for fdatasync: it can take seconds and must not hold up a fault.
