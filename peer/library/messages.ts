@@ -41,6 +41,8 @@ export interface SeedSetup extends CommonSetup {
     readonly id: number;
     /** A file that others write: it is looked at for their writes. */
     readonly scanned: string | undefined;
+    /** One `int32`: how many exports of it the caller's thread has. */
+    readonly shownCount: Int32Array;
   }[];
 }
 

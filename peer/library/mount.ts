@@ -108,7 +108,8 @@ export class Shown {
     const spec = this.#specs.get(core.name) ?? this.#specs.get("");
     if (spec === undefined) return;
     const place = this.#exports.add(spec, core.name, core.native);
-    core.places.set(place, { spec: formatExport(spec), close: () => this.close() });
+    // Before anybody can write there.
+    core.show(place, { spec: formatExport(spec), close: () => this.close() });
     this.#shown.push({ core, place });
   }
 
@@ -123,7 +124,7 @@ export class Shown {
   /** What programs have in their own memory comes to the regions first. */
   async close(): Promise<void> {
     await this.#exports.close();
-    for (const { core, place } of this.#shown) core.places.delete(place);
+    for (const { core, place } of this.#shown) core.hide(place);
   }
 }
 

@@ -59,6 +59,8 @@ export class RegionCore {
   readonly backing: Backing;
   /** Where it is shown. */
   readonly places = new Map<ExportPlace, { readonly spec: string; close(): Promise<void> }>();
+  /** How many of them there are, for the migration's thread: it need not ask this one to flush none. */
+  readonly shownCount = new Int32Array(new SharedArrayBuffer(4));
   state: RegionState;
   /** A session has it. */
   busy = false;
@@ -76,6 +78,16 @@ export class RegionCore {
     this.name = given.name;
     this.backing = given.backing;
     this.state = given.state;
+  }
+
+  show(place: ExportPlace, how: { readonly spec: string; close(): Promise<void> }): void {
+    this.places.set(place, how);
+    Atomics.store(this.shownCount, 0, this.places.size);
+  }
+
+  hide(place: ExportPlace): void {
+    this.places.delete(place);
+    Atomics.store(this.shownCount, 0, this.places.size);
   }
 
   /** @throws MigrationError unless it may be used */

@@ -187,6 +187,7 @@ function seedSetup(given: Options, cores: readonly RegionCore[]): SeedSetup {
       name: core.name,
       id: core.native.id,
       scanned: scannedFile(core),
+      shownCount: core.shownCount,
     })),
   };
 }

@@ -158,23 +158,26 @@ class SeederThread {
     const { setup, hashKey } = this.#with;
     const members: NamedRegion[] = [];
     const sources: DirtySource[] = [];
-    for (const { name, id, scanned } of setup.regions) {
+    for (const { name, id, scanned, shownCount } of setup.regions) {
       const region = loadNative().shareRegion(id);
       this.#closing.push(() => region.close());
       region.rekey(hashKey);
       members.push({ name, region });
       sources.push(
-        scanned === undefined ? this.#mapped(name, region) : await this.#scanned(scanned, region),
+        scanned === undefined
+          ? this.#mapped(name, region, shownCount)
+          : await this.#scanned(scanned, region),
       );
     }
     const store = new RegionGroup(members);
     return { store, dirty: new GroupWrites(store.regions, sources) };
   }
 
-  #mapped(name: string, region: NativeRegion): MappedWrites {
+  #mapped(name: string, region: NativeRegion, shownCount: Int32Array): MappedWrites {
     const { caller } = this.#with;
     const ask = async (what: "flush" | "invalidate"): Promise<void> => {
-      await caller.ask({ what, region: name });
+      // The caller may be busy for long: nothing is asked that need not be.
+      if (Atomics.load(shownCount, 0) > 0) await caller.ask({ what, region: name });
     };
     return new MappedWrites(region, {
       flush: () => ask("flush"),

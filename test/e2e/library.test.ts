@@ -1,10 +1,12 @@
 /** The library: two programs that use it, and a relay, as processes. */
-import { readFile } from "node:fs/promises";
+import { open, readFile, writeFile } from "node:fs/promises";
+import path from "node:path";
 import { fileURLToPath } from "node:url";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { requireFuse, requireUffd, skipUnless } from "../support/requires.ts";
 import { makeFile, sameContent } from "./files.ts";
 import { denoBinary, number, Stage, text } from "./harness.ts";
+import { Pages } from "./library/say.ts";
 import type { Message, Program } from "./program.ts";
 
 const MIB = 1024 * 1024;
@@ -142,6 +144,105 @@ describe.each(["node", "deno"] as const)("the library on %s", (runtime) => {
     expect(destination.last("done")).toMatchObject({ paths: [`${there}/exported-${runs}`] });
     expect(await sameContent(from, to)).toBe(true);
     expect(stage.mounts()).toEqual([]);
+  });
+
+  test("memory and a path of one region are both tracked, and a group goes together", async (ctx) => {
+    skipUnless(ctx, requireUffd(), requireFuse());
+    const place = await stage.folder(`group-${++runs}`);
+    const [disk, folder, now] = [`disk-${runs}`, `arrived-${runs}`, `now-${runs}`].map((name) =>
+      stage.file(name),
+    ) as [string, string, string];
+    const bytes = 8 * MIB;
+    await makeFile(disk, 2 * MIB + 5);
+    const { source, ticket } = await offered(runtime, {
+      bytes,
+      writes: 2,
+      half: true,
+      export: `fuse:${place}`,
+      files: [disk],
+    });
+    const destination = program(runtime, DESTINATION, {
+      ticket,
+      leech: { directory: folder, finalize: "manual" },
+      finalizeWhen: now,
+    });
+    // All has been sent once: what is written from here on arrives only if it is noticed.
+    await destination.waitFor("happened", ({ what }) => (what as Message)["event"] === "round");
+    const late = Buffer.alloc(300_000, 0x5a);
+    const at = bytes - MIB;
+    const file = await open(text(source.last("mounted"), "path"), "r+");
+    await file.write(late, 0, late.length, at);
+    await file.close();
+    await writeFile(now, "");
+    await expectEnds(source, destination);
+    expect(source.last("error") ?? destination.last("error")).toBeUndefined();
+    expect(await sameContent(disk, path.join(folder, path.basename(disk)))).toBe(true);
+    const heap = await readFile(path.join(folder, "heap"));
+    expect(heap.subarray(at, at + late.length).equals(late)).toBe(true);
+    const pages = new Pages(
+      heap.buffer.slice(heap.byteOffset, heap.byteOffset + heap.length) as ArrayBuffer,
+    );
+    expect(pages.sum(pages.count / 2)).toBe(number(source.last("suspended"), "written"));
+  });
+
+  test("rounds go on while the thread that writes does nothing else", async (ctx) => {
+    skipUnless(ctx, requireUffd());
+    const [idle, now] = [stage.file(`idle-${++runs}`), stage.file(`now-${runs}`)];
+    const { source, ticket } = await offered(runtime, {
+      bytes: 8 * MIB,
+      writes: 1,
+      busyUntil: idle,
+    });
+    const destination = program(runtime, DESTINATION, {
+      ticket,
+      leech: { memory: true, finalize: "manual" },
+      touch: true,
+      finalizeWhen: now,
+    });
+    await source.waitFor("busy");
+    const rounds = (): Message[] =>
+      whatHappened(destination).filter(({ event }) => event === "round");
+    const before = rounds().length;
+    const wanted = before + 3;
+    await destination.waitFor("happened", () => rounds().length >= wanted);
+    for (const one of rounds().slice(before + 1, wanted)) {
+      expect(number(one, "dirtyBytes")).toBeGreaterThan(0);
+    }
+    expect(source.eventNames()).not.toContain("idle");
+    await Promise.all([writeFile(idle, ""), writeFile(now, "")]);
+    await expectEnds(source, destination);
+    expect(number(destination.last("checked"), "sum")).toBe(number(source.last("suspended"), "sum"));
+  });
+
+  test("a source that is killed after the commit goes on with memferry resume", async (ctx) => {
+    skipUnless(ctx, requireFuse());
+    const place = await stage.folder(`crash-at-${runs + 1}`);
+    const state = stage.file(`crash-state-${runs + 1}`);
+    const from = stage.file(`crash-${++runs}`);
+    const to = stage.file(`crash-to-${runs}`);
+    await makeFile(from, 24 * MIB);
+    const { source, ticket } = await offered(runtime, {
+      file: from,
+      dieAt: "committed",
+      seed: { stateDir: state },
+    });
+    const destination = program(runtime, DESTINATION, {
+      ticket,
+      leech: { file: to, export: `fuse:${place}`, mode: "postcopy" },
+    });
+    await source.waitForExit();
+    const session = text(source.last("ticket"), "session");
+    const resumed = stage.memferry("memferry resume", [
+      "resume",
+      session,
+      "--state-dir",
+      state,
+      "--json",
+    ]);
+    await resumed.expectExit(0);
+    await expectEnds(destination);
+    expect(destination.last("done")).toMatchObject({ state: "here" });
+    expect(await sameContent(from, to)).toBe(true);
   });
 
   test("onSuspend that throws: the workload goes on at the source", async (ctx) => {

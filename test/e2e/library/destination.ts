@@ -1,4 +1,5 @@
 /** A program that takes a region over, and looks at every byte of it while chunks are still missing. */
+import { existsSync } from "node:fs";
 import { leech, type LeechOptions } from "../../../peer/index.ts";
 import { given, Pages, say, sayError, sayEvents } from "./say.ts";
 
@@ -8,6 +9,8 @@ interface Given {
   /** Look at memory at once, from the last page to the first. */
   readonly touch?: boolean;
   readonly abortAt?: string;
+  /** Hand over once this file is there. */
+  readonly finalizeWhen?: string;
 }
 
 const options = given<Given>();
@@ -25,6 +28,14 @@ try {
   session.on("phase", ({ phase }) => {
     if (phase === options.abortAt) abort.abort();
   });
+  const { finalizeWhen } = options;
+  if (finalizeWhen !== undefined) {
+    const look = setInterval(() => {
+      if (!existsSync(finalizeWhen)) return;
+      clearInterval(look);
+      session.finalize();
+    }, 20);
+  }
   try {
     if (options.touch === true) {
       const region = await session.resumed;

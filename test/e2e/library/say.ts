@@ -64,10 +64,10 @@ export class Pages {
     return count;
   }
 
-  /** Of all counters: how often anybody wrote. */
-  sum(): number {
+  /** Of the counters of the first pages: how often anybody wrote. */
+  sum(count = this.count): number {
     let sum = 0;
-    for (let page = 0; page < this.count; page++) sum += this.check(page);
+    for (let page = 0; page < count; page++) sum += this.check(page);
     return sum;
   }
 }

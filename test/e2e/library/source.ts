@@ -1,4 +1,5 @@
 /** A program that has a region, writes to it, and hands it over. */
+import { existsSync } from "node:fs";
 import { mount, Region, seed, type SeedOptions } from "../../../peer/index.ts";
 import { given, Pages, say, sayError, sayEvents } from "./say.ts";
 
@@ -10,8 +11,15 @@ interface Given {
   readonly writes?: number;
   readonly seed?: Pick<SeedOptions, "relay" | "key" | "stateDir" | "hookTimeoutMs">;
   readonly suspend?: "throws" | "slow";
-  readonly abortAfterMs?: number;
   readonly abortAt?: string;
+  /** Memory writes stay in the first half. */
+  readonly half?: boolean;
+  /** From the first round on this thread does nothing else but write, until this file is there. */
+  readonly busyUntil?: string;
+  /** Further regions, handed over with the first. */
+  readonly files?: readonly string[];
+  /** Leave without a word in this phase. */
+  readonly dieAt?: string;
 }
 
 const options = given<Given>();
@@ -29,20 +37,23 @@ try {
   await using at =
     options.export === undefined ? undefined : await mount(region, { export: options.export });
   if (at !== undefined) say("mounted", { path: at.path });
-  const { writes = 0 } = options;
+  const more = await Promise.all((options.files ?? []).map((file) => Region.open({ file })));
+  const { writes = 0, half = false } = options;
   const pages = writes > 0 ? new Pages(region.memory()) : undefined;
-  for (let page = 0; page < (pages?.count ?? 0); page++) pages?.write(page);
-  let written = pages?.count ?? 0;
+  const busyPages = (pages?.count ?? 0) >> (half ? 1 : 0);
+  for (let page = 0; page < busyPages; page++) pages?.write(page);
+  let written = busyPages;
   let timer: ReturnType<typeof setInterval> | undefined;
+  const write = (): void => {
+    for (let i = 0; i < writes; i++) pages?.write(below(busyPages));
+    written += writes;
+  };
   const go = (): void => {
-    timer = setInterval(() => {
-      for (let i = 0; i < writes; i++) pages?.write(below(pages.count));
-      written += writes;
-    }, 5);
+    timer = setInterval(write, 5);
   };
   if (pages !== undefined) go();
   const abort = new AbortController();
-  await using session = await seed(region, {
+  await using session = await seed([region, ...more], {
     ...options.seed,
     signal: abort.signal,
     onSuspend: async (signal) => {
@@ -54,7 +65,7 @@ try {
           signal.addEventListener("abort", () => reject(new Error("told to stop")));
         });
       }
-      say("suspended", { written, sum: pages?.sum() });
+      say("suspended", { written, sum: pages?.sum(busyPages) });
     },
     onRollback: () => {
       say("rollback");
@@ -65,10 +76,17 @@ try {
   });
   say("ticket", { ticket: session.ticket, session: session.id });
   const events = sayEvents(session);
-  const { abortAfterMs, abortAt } = options;
-  if (abortAfterMs !== undefined) setTimeout(() => abort.abort(), abortAfterMs);
+  const { abortAt, dieAt, busyUntil } = options;
   session.on("phase", ({ phase }) => {
     if (phase === abortAt) abort.abort();
+    if (phase === dieAt) process.kill(process.pid, "SIGKILL");
+  });
+  const off = session.on("round", () => {
+    off();
+    if (busyUntil === undefined) return;
+    say("busy");
+    while (!existsSync(busyUntil)) write();
+    say("idle");
   });
   try {
     const totals = await session.done;
@@ -78,9 +96,10 @@ try {
     const before = written;
     await new Promise((resolve) => setTimeout(resolve, 50));
     clearInterval(timer);
-    say("still here", { state: region.state, wrote: written - before, sum: pages?.sum(), written });
+    say("still here", { state: region.state, wrote: written - before, sum: pages?.sum(busyPages), written });
   }
   await events;
+  for (const one of more) await one.close();
 } catch (error) {
   sayError(error);
 }
