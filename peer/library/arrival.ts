@@ -8,7 +8,7 @@ import { join, resolve } from "node:path";
 import { loadNative, NativeError } from "../../native/index.ts";
 import { MigrationError } from "../errors.ts";
 import type { Room } from "./messages.ts";
-import { Shown } from "./mount.ts";
+import type { Shown } from "./mount.ts";
 import { isRegionName, usage } from "./options.ts";
 import { RegionCore, type Backing } from "./region.ts";
 
@@ -106,7 +106,9 @@ export class Arrival {
       return { kind: "file", path: resolve(place.file), readOnly: false };
     }
     if (directory === undefined) {
-      throw usage(`where is region ${name} to be kept? Give leech regions: { "${name}": { file } }`);
+      throw usage(
+        `where is region ${name} to be kept? Give leech regions: { "${name}": { file } }`,
+      );
     }
     return { kind: "file", path: join(directory, name), readOnly: false };
   }

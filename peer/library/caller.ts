@@ -79,7 +79,10 @@ export class Caller {
   }
 
   /** @throws what the caller's thread threw, or `signal`'s reason */
-  ask(ask: Ask, signal: AbortSignal = AbortSignal.timeout(ASK_DEADLINE_MS)): Promise<readonly number[]> {
+  ask(
+    ask: Ask,
+    signal: AbortSignal = AbortSignal.timeout(ASK_DEADLINE_MS),
+  ): Promise<readonly number[]> {
     const id = this.#nextId++;
     return new Promise((resolve, reject) => {
       const give = (): void => {
@@ -131,7 +134,10 @@ function tooSlow(ask: Ask, reason: unknown): MigrationError {
       { cause: reason },
     );
   }
-  if (!late) return new MigrationError("CANCELLED", `${ask.hook} was not waited for`, { cause: reason });
+  if (!late)
+    return new MigrationError("CANCELLED", `${ask.hook} was not waited for`, { cause: reason });
   const code = ask.hook === "onSuspend" ? "SUSPEND_TIMEOUT" : "HOOK_FAILED";
-  return new MigrationError(code, `${ask.hook} took too long: see hookTimeoutMs`, { cause: reason });
+  return new MigrationError(code, `${ask.hook} took too long: see hookTimeoutMs`, {
+    cause: reason,
+  });
 }

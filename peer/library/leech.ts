@@ -154,7 +154,9 @@ export async function leech(ticket: string, options: LeechOptions = {}): Promise
   const given = new Options("leech", options, OPTIONS);
   if (typeof ticket !== "string") throw usage("leech: the first argument is a ticket, a text");
   if (decodeTicket(ticket).role !== "leecher") {
-    throw usage("leech: this ticket is the seeder's: the one for leech is session.ticket of seed()");
+    throw usage(
+      "leech: this ticket is the seeder's: the one for leech is session.ticket of seed()",
+    );
   }
   const places = placesOf(given);
   const exports = exportsOf(given);

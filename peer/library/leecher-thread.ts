@@ -55,8 +55,7 @@ export async function runLeecher(
       onCommand: (command) => {
         if (command === "finalize") leecher?.finalize();
       },
-      onConnection: (connected, detail) =>
-        caller.event({ event: "connection", connected, detail }),
+      onConnection: (connected, detail) => caller.event({ event: "connection", connected, detail }),
     });
     try {
       goOn(running);
@@ -138,8 +137,7 @@ class SharedRoom {
       firstChunk += Math.ceil(bytes / chunkBytes);
       // Missing chunks are told to this thread: the one that opened the region may be who waits for them.
       const region = loadNative().shareRegion(ids[i] ?? 0, {
-        onFault: (indexes) =>
-          faults.destination?.onFault?.(indexes.map((index) => index + first)),
+        onFault: (indexes) => faults.destination?.onFault?.(indexes.map((index) => index + first)),
       });
       this.#members.push({ name, region });
     }

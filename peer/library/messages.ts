@@ -6,11 +6,7 @@
  *
  * @module
  */
-import type {
-  MigrationEvent,
-  MigrationProgress,
-  MigrationTotals,
-} from "../migration/events.ts";
+import type { MigrationEvent, MigrationProgress, MigrationTotals } from "../migration/events.ts";
 import type { FinalizePolicy } from "../migration/leecher-options.ts";
 import type { Mode, OfferedRegion } from "../migration/messages.ts";
 import type { LinkChoice } from "../net/dial.ts";

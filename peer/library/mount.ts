@@ -172,6 +172,8 @@ export function regionsOf(call: string, source: unknown): Region[] {
   if (regions.length === 0) throw usage(`${call}: give at least one region`);
   return regions.map((region) => {
     if (region instanceof Region) return region;
-    throw usage(`${call}: the first argument is a Region: make one with Region.create or Region.open`);
+    throw usage(
+      `${call}: the first argument is a Region: make one with Region.create or Region.open`,
+    );
   });
 }

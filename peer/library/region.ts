@@ -143,7 +143,7 @@ export class RegionCore {
     this.state = "closed";
     await this.#unmap();
     // Each takes itself out of the map.
-    for (const { close } of [...this.places.values()]) await close();
+    for (const place of this.places.values()) await place.close();
     await this.native.close();
   }
 
@@ -203,7 +203,8 @@ export class Region implements AsyncDisposable {
   static async create(options: CreateOptions): Promise<Region> {
     const given = new Options("Region.create", options, ["bytes", "name", "chunkBytes"]);
     const bytes = given.integer("bytes", { min: 1, max: Number.MAX_SAFE_INTEGER });
-    if (bytes === undefined) throw usage("Region.create: bytes is missing: how long is the region?");
+    if (bytes === undefined)
+      throw usage("Region.create: bytes is missing: how long is the region?");
     const name = nameOption(given) ?? "region";
     const native = openHere({ kind: "memory" }, bytes, chunkBytesOption(given));
     return await Promise.resolve(

@@ -166,7 +166,8 @@ function requireFit(cores: readonly RegionCore[]): void {
     }
   }
   const chunks = cores.reduce((sum, { native }) => sum + native.chunkCount, 0);
-  if (chunks > CHUNKS_MAX) throw usage(`seed: ${chunks} chunks are too many: use larger chunkBytes`);
+  if (chunks > CHUNKS_MAX)
+    throw usage(`seed: ${chunks} chunks are too many: use larger chunkBytes`);
 }
 
 function seedSetup(given: Options, cores: readonly RegionCore[]): SeedSetup {

@@ -118,8 +118,7 @@ class SeederThread {
         version: VERSION,
       }),
       onOwnership: (ownership) => seeder?.ownershipChanged(ownership),
-      onConnection: (connected, detail) =>
-        caller.event({ event: "connection", connected, detail }),
+      onConnection: (connected, detail) => caller.event({ event: "connection", connected, detail }),
     });
     this.#closing.push(() => control.close());
     goOn(running);

@@ -131,9 +131,7 @@ export class Session {
       this.cancel().catch(() => undefined);
     };
     signal?.addEventListener("abort", abort, { once: true });
-    void this.done
-      .catch(() => undefined)
-      .then(() => signal?.removeEventListener("abort", abort));
+    void this.done.catch(() => undefined).then(() => signal?.removeEventListener("abort", abort));
     if (signal?.aborted === true) abort();
     try {
       this.#ready = await this.#thread.ready;
@@ -165,7 +163,9 @@ export class Session {
     if (!outcome.ok && outcome.committed) this.#committed = true;
     if (!outcome.ok && this.#phase !== "cancelled") this.#phase = "failed";
     try {
-      await this.#side.onEnd(this.#committed && !outcome.ok ? { ...outcome, committed: true } : outcome);
+      await this.#side.onEnd(
+        this.#committed && !outcome.ok ? { ...outcome, committed: true } : outcome,
+      );
     } finally {
       if (outcome.dropped > 0) this.#log.emit({ event: "dropped", count: outcome.dropped });
       this.#log.close();

@@ -7,15 +7,7 @@ import { Worker } from "node:worker_threads";
 import { MigrationError } from "../errors.ts";
 import type { MigrationProgress } from "../migration/events.ts";
 import { LEAVE_PATIENCE_MS } from "./limits.ts";
-import type {
-  Ask,
-  FromThread,
-  LibraryEvent,
-  Outcome,
-  Ready,
-  Setup,
-  ToThread,
-} from "./messages.ts";
+import type { Ask, FromThread, LibraryEvent, Outcome, Ready, Setup, ToThread } from "./messages.ts";
 import { packError, unpackError } from "./thrown.ts";
 
 export interface ThreadOptions {
@@ -125,9 +117,7 @@ export class MigrationThread {
         return;
       case "cancelled": {
         const { agreed } = message;
-        this.#cancels.get(message.id)?.(
-          typeof agreed === "boolean" ? agreed : unpackError(agreed),
-        );
+        this.#cancels.get(message.id)?.(typeof agreed === "boolean" ? agreed : unpackError(agreed));
         this.#cancels.delete(message.id);
         return;
       }

@@ -29,7 +29,14 @@ const CAUSES_MAX = 8;
 export function packError(error: unknown, depth = 0): Thrown {
   if (!(error instanceof Error)) {
     const message = String(error);
-    return { name: "Error", code: undefined, status: 0, message, stack: undefined, cause: undefined };
+    return {
+      name: "Error",
+      code: undefined,
+      status: 0,
+      message,
+      stack: undefined,
+      cause: undefined,
+    };
   }
   const code = "code" in error && typeof error.code === "string" ? error.code : undefined;
   return {

@@ -211,7 +211,9 @@ describe.each(["node", "deno"] as const)("the library on %s", (runtime) => {
     expect(source.eventNames()).not.toContain("idle");
     await Promise.all([writeFile(idle, ""), writeFile(now, "")]);
     await expectEnds(source, destination);
-    expect(number(destination.last("checked"), "sum")).toBe(number(source.last("suspended"), "sum"));
+    expect(number(destination.last("checked"), "sum")).toBe(
+      number(source.last("suspended"), "sum"),
+    );
   });
 
   test("a source that is killed after the commit goes on with memferry resume", async (ctx) => {

@@ -11,7 +11,11 @@ import { CHUNK, indexesOf, native, openRegion, storeChunks, until } from "./supp
 const INDEX = path.join(import.meta.dirname, "../../native/index.ts");
 
 /** `region` and `native` are there; `say` tells the test. */
-function worker(id: number, text: string, onFault = "undefined"): { said: unknown[]; end: () => Promise<number> } {
+function worker(
+  id: number,
+  text: string,
+  onFault = "undefined",
+): { said: unknown[]; end: () => Promise<number> } {
   const source = `
     const { workerData, parentPort } = require("node:worker_threads");
     const say = (message) => parentPort.postMessage(message);
@@ -59,11 +63,14 @@ test("shareRegion({ onFault }): the thread that waits for a chunk need not be th
   expect(said).toEqual(["ready", [2]]);
   await end();
   // With the listener gone, it is the first one that hears again.
-  const waiting = worker(region.id, `
+  const waiting = worker(
+    region.id,
+    `
     const other = native.mapRegion(region);
     const byte = new Uint8Array(other.memory)[0];
     await other.unmap();
-    say(byte);`);
+    say(byte);`,
+  );
   await until("the fault", () => here.length > 0);
   expect(here).toEqual([0]);
   await storeChunks(region, [[0, content]], true);
@@ -100,9 +107,7 @@ test("rekey() changes every hash from then on", async () => {
   region.rekey(key);
   const after = await hashes();
   expect(after.equals(before)).toBe(false);
-  expect(after.subarray(0, 32)).toEqual(
-    Buffer.from(native().blake3(new Uint8Array(CHUNK), key)),
-  );
+  expect(after.subarray(0, 32)).toEqual(Buffer.from(native().blake3(new Uint8Array(CHUNK), key)));
   expect(() => region.rekey(new Uint8Array(31))).toThrow(/key must have 32 bytes/);
 });
 

@@ -96,7 +96,12 @@ try {
     const before = written;
     await new Promise((resolve) => setTimeout(resolve, 50));
     clearInterval(timer);
-    say("still here", { state: region.state, wrote: written - before, sum: pages?.sum(busyPages), written });
+    say("still here", {
+      state: region.state,
+      wrote: written - before,
+      sum: pages?.sum(busyPages),
+      written,
+    });
   }
   await events;
   for (const one of more) await one.close();

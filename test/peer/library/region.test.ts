@@ -5,7 +5,7 @@ import path from "node:path";
 
 import { beforeAll, afterAll, describe, expect, test } from "vitest";
 
-import { leech, MigrationError, mount, Region, seed } from "../../../peer/index.ts";
+import { leech, type MigrationError, mount, Region, seed } from "../../../peer/index.ts";
 import { encodeTicket, type Ticket } from "../../../relay/protocol/ticket.ts";
 import { requireFuse, requireUffd, skipUnless } from "../../support/requires.ts";
 
@@ -76,7 +76,9 @@ describe("Region", () => {
     skipUnless(ctx, requireUffd());
     const file = path.join(import.meta.dirname, "region.test.ts");
     await using region = await Region.open({ file, readOnly: true });
-    expect(() => region.memory()).toThrow(/cannot be memory.*mount\(region, \{ export: "fuse:DIR" \}\)/);
+    expect(() => region.memory()).toThrow(
+      /cannot be memory.*mount\(region, \{ export: "fuse:DIR" \}\)/,
+    );
   });
 
   test.for([
@@ -181,7 +183,11 @@ describe("seed() and leech()", () => {
     const refused = async (options: unknown, why: RegExp, given = ticket): Promise<void> => {
       expect(await codeAndMessage(leech(given, untyped(options)))).toMatch(why);
     };
-    await refused({ memory: true }, /USAGE: leech: this ticket is the seeder's/, ticketOf("seeder"));
+    await refused(
+      { memory: true },
+      /USAGE: leech: this ticket is the seeder's/,
+      ticketOf("seeder"),
+    );
     await refused({ memory: true }, /TICKET_MALFORMED/, "memferry1_nonsense");
     await refused({ memory: true }, /USAGE: leech: the first argument is a ticket/, untyped(5));
     await refused({}, /where is the region to be kept\?/);
@@ -222,9 +228,14 @@ describe("seed() and leech()", () => {
 async function readElsewhere(file: string): Promise<Buffer> {
   const { execFile } = await import("node:child_process");
   return await new Promise((resolve, reject) => {
-    execFile("cat", [file], { encoding: "buffer", maxBuffer: 1 << 24, timeout: 20_000 }, (error, out) => {
-      if (error === null) resolve(out);
-      else reject(error);
-    });
+    execFile(
+      "cat",
+      [file],
+      { encoding: "buffer", maxBuffer: 1 << 24, timeout: 20_000 },
+      (error, out) => {
+        if (error === null) resolve(out);
+        else reject(error);
+      },
+    );
   });
 }

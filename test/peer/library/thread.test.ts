@@ -1,4 +1,6 @@
 /** A migration's thread that ends in another way than it should. */
+import type * as threads from "node:worker_threads";
+
 import { expect, test, vi } from "vitest";
 import type { LibraryEvent, LeechSetup } from "../../../peer/library/messages.ts";
 import { MigrationThread } from "../../../peer/library/thread.ts";
@@ -8,7 +10,7 @@ import { unpackError } from "../../../peer/library/thrown.ts";
 const program = vi.hoisted(() => ({ text: "" }));
 
 vi.mock("node:worker_threads", async (original) => {
-  const real = await original<typeof import("node:worker_threads")>();
+  const real = await original<typeof threads>();
   class Worker extends real.Worker {
     constructor(_file: URL, options: object) {
       super(program.text, { ...options, eval: true });
@@ -50,8 +52,16 @@ async function failureOf(thread: MigrationThread): Promise<Error> {
 }
 
 test.each([
-  ["throws", `setTimeout(() => { throw new TypeError("a bug") }, 5); parentPort.on("message", () => 0);`, /a bug/],
-  ["rejects", `Promise.reject(new Error("forgotten")); parentPort.on("message", () => 0);`, /forgotten/],
+  [
+    "throws",
+    `setTimeout(() => { throw new TypeError("a bug") }, 5); parentPort.on("message", () => 0);`,
+    /a bug/,
+  ],
+  [
+    "rejects",
+    `Promise.reject(new Error("forgotten")); parentPort.on("message", () => 0);`,
+    /forgotten/,
+  ],
   ["exits", `process.exit(3);`, /status 3/],
   ["runs out", ``, /status 0/],
 ])("MigrationThread says THREAD_FAILED when it %s, and answers who waits", async (_, text, why) => {
