@@ -183,6 +183,14 @@ export interface NativeRegion {
   failParked(errno: string): void;
 
   stats(): RegionStats;
+  /** `RegionMapping.flush` of every mapping of this region, whichever thread of this process made it. */
+  flushMappings(): Promise<void>;
+  /**
+   * 32 bytes: the key of every chunk hash from now on.
+   *
+   * Whoever compares hashes with earlier ones must not be at it.
+   */
+  rekey(key: Uint8Array): void;
   /** Stops the threads, fails what is parked with ESHUTDOWN, closes the store. Exports must be gone. */
   close(): Promise<void>;
 }
@@ -391,9 +399,11 @@ export interface NativeAddon {
   /**
    * A region that another thread of this process has open. It is that thread's to end: `close` only lets go of it.
    *
+   * @param options `onFault` is told of missing chunks, on this thread, in place of the one that the region was
+   *   opened with.
    * @throws NativeError `ESHUTDOWN`
    */
-  shareRegion(id: number): NativeRegion;
+  shareRegion(id: number, options?: Pick<RegionOptions, "onFault">): NativeRegion;
   probeUffd(): UffdProbe;
   probeFuse(): FuseProbe;
   /**

@@ -27,6 +27,8 @@ export type MigrationErrorCode =
   | "RESUME_INVALID"
   | "JOURNAL_INVALID"
   | "JOURNAL_FAILED"
+  | "REGION_MOVED"
+  | "THREAD_FAILED"
   | "USAGE";
 
 export class MigrationError extends Error {
@@ -81,6 +83,8 @@ const PUBLIC_REASONS: Readonly<Record<MigrationErrorCode, string>> = {
   RESUME_INVALID: "there was nothing to go on with",
   JOURNAL_INVALID: "a journal is damaged",
   JOURNAL_FAILED: "a journal cannot be written",
+  REGION_MOVED: "the region was handed over before",
+  THREAD_FAILED: "a peer's thread failed",
   USAGE: "a peer was started wrongly",
 };
 

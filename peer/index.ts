@@ -1,8 +1,31 @@
 /**
- * memferry as a library: the two sides of a migration, and what they need to find each other.
+ * memferry as a library.
+ *
+ * ```ts
+ * import { Region, seed, leech, mount } from "memferry";
+ * ```
+ *
+ * `Region` is what migrates, as memory or as a path; `seed` offers it, `leech` takes it over, `mount` shows it to
+ * programs. docs/library.md begins with an example. What follows those four are the parts that they are made of.
  *
  * @module
  */
+export { Region } from "./library/region.ts";
+export { seed, SeedSession } from "./library/seed.ts";
+export { leech, LeechSession } from "./library/leech.ts";
+export { mount } from "./library/mount.ts";
+export type { Place } from "./library/arrival.ts";
+export type { CommonOptions } from "./library/common-options.ts";
+export type { SessionEvent, SessionEventOf } from "./library/event-log.ts";
+export type { LibraryHook } from "./library/hooks.ts";
+export type { LeechOptions } from "./library/leech.ts";
+export type { Mount, MountOptions, MountSource } from "./library/mount.ts";
+export type { CreateOptions, OpenOptions, RegionState } from "./library/region.ts";
+export type { SeedOptions } from "./library/seed.ts";
+export type { Session } from "./library/session.ts";
+export { NativeError } from "../native/index.ts";
+export { ProtocolError, type ProtocolErrorCode } from "../relay/protocol/errors.ts";
+
 export { isTransient, MigrationError, type MigrationErrorCode } from "./errors.ts";
 export { ExportedWrites } from "./export/exported-writes.ts";
 export { ScannedWrites } from "./export/scanned-writes.ts";

@@ -97,17 +97,66 @@ Region::Region(const RegionOptions& options, std::shared_ptr<Store> store, std::
       tailBytes_(static_cast<uint32_t>(options.bytes - uint64_t{chunkCount_ - 1} * options.chunkBytes)),
       store_(std::move(store)),
       state_(std::move(state)),
-      hash_(options.hashKey, chunkBytes_, tailBytes_),
+      hash_(std::make_shared<const ChunkHash>(options.hashKey, chunkBytes_, tailBytes_)),
       present_(chunkCount_, options.present),
       dirty_(chunkCount_),
       claimed_(chunkCount_),
       granted_(chunkCount_),
       zeros_(chunkCount_, store_->fresh()),
-      waiting_(present_, options.gate, options.onFaults),
+      onFaults_(options.onFaults),
+      waiting_(present_, options.gate, [this] { tellFaults(); }),
       pool_(options.threads) {
   if (!store_->fresh() && !store_->readOnly()) learnHoles();
   if (!state_) return;
   for (size_t i = 0; i < present_.words(); i++) present_.word(i).fetch_or(state_->word(i));
+}
+
+void Region::tellFaults() {
+  const std::lock_guard lock(listenMutex_);
+  if (listener_) {
+    listener_();
+  } else if (onFaults_) {
+    onFaults_();
+  }
+}
+
+void Region::listenForFaults(std::function<void()> onFaults) {
+  const std::lock_guard lock(listenMutex_);
+  listener_ = std::move(onFaults);
+}
+
+void Region::rekey(const uint8_t* key) {
+  hash_.store(std::make_shared<const ChunkHash>(key, chunkBytes_, tailBytes_));
+}
+
+std::function<void()> Region::counted(std::function<void()> done) {
+  return [this, phase = jobs_.enter(), done = std::move(done)] {
+    done();
+    jobs_.leave(phase);
+  };
+}
+
+void Region::addFlush(const void* key, std::function<int()> flush) {
+  const std::lock_guard lock(flushMutex_);
+  flushes_.emplace(key, std::move(flush));
+}
+
+void Region::removeFlush(const void* key) {
+  const std::lock_guard lock(flushMutex_);
+  flushes_.erase(key);
+}
+
+int Region::flushMappings() {
+  std::vector<std::function<int()>> flushes;
+  {
+    const std::lock_guard lock(flushMutex_);
+    for (const auto& [key, flush] : flushes_) flushes.push_back(flush);
+  }
+  int failure = 0;
+  for (const auto& flush : flushes) {
+    if (const int error = flush()) failure = error;
+  }
+  return failure;
 }
 
 // Nobody else writes to it: what is a hole now reads as zeros until we write there.
@@ -263,7 +312,7 @@ void Region::read(std::shared_ptr<ReadJob> job, std::function<void()> done) {
   job->hashes.resize(count * 32);
   job->zero.resize(count);
   const unsigned tasks = static_cast<unsigned>(std::max<size_t>(1, std::min<size_t>(pool_.threads(), count)));
-  auto progress = std::make_shared<Progress>(tasks, std::move(done));
+  auto progress = std::make_shared<Progress>(tasks, counted(std::move(done)));
   for (unsigned task = 0; task < tasks; task++) {
     pool_.submit([this, job, progress] {
       std::vector<uint8_t> scratch;
@@ -284,7 +333,7 @@ Failure Region::readChunk(ReadJob& job, size_t position, std::vector<uint8_t>& s
   const uint32_t length = chunkLength(chunk);
   if (store_->isHole(chunkOffset(chunk), length)) {
     if (job.into) std::memset(job.into + position * chunkBytes_, 0, length);
-    const Digest& known = hash_.ofZeros(length);
+    const Digest known = hash()->ofZeros(length);
     std::copy(known.begin(), known.end(), job.hashes.data() + position * 32);
     job.zero[position] = 1;
     return {};
@@ -303,10 +352,10 @@ Failure Region::readChunk(ReadJob& job, size_t position, std::vector<uint8_t>& s
   uint8_t* digest = job.hashes.data() + position * 32;
   job.zero[position] = allZero(into, length);
   if (job.zero[position]) {
-    const Digest& known = hash_.ofZeros(length);
+    const Digest known = hash()->ofZeros(length);
     std::copy(known.begin(), known.end(), digest);
   } else {
-    hash_.digest(into, length, digest);
+    hash()->digest(into, length, digest);
   }
   return {};
 }
@@ -325,7 +374,7 @@ void Region::store(std::shared_ptr<StoreJob> job, std::function<void()> done) {
     pool_.submit(std::move(done));
     return;
   }
-  auto progress = std::make_shared<Progress>(tasks, std::move(done));
+  auto progress = std::make_shared<Progress>(tasks, counted(std::move(done)));
   for (unsigned lane = 0; lane < lanes.size(); lane++) {
     if (lanes[lane].empty()) continue;
     pool_.submitToLane(lane, [this, job, progress, positions = std::move(lanes[lane])] {
@@ -352,8 +401,8 @@ Failure Region::storeChunk(StoreJob& job, size_t position) {
       job.offsets[position] == kZeroChunk ? nullptr : job.bytes + job.offsets[position];
   if (job.ifAbsent && present_.test(chunk)) return {};
 
-  Digest digest = hash_.ofZeros(length);
-  if (bytes) hash_.digest(bytes, length, digest.data());
+  Digest digest = hash()->ofZeros(length);
+  if (bytes) hash()->digest(bytes, length, digest.data());
   if (!std::equal(digest.begin(), digest.end(), job.hashes + position * 32)) {
     job.outcomes[position] = kMismatch;
     return {};
@@ -512,7 +561,8 @@ void Region::shutdown() {
   inFlight_.quiesceAndWait();
   pool_.stop();
   syncPool_.stop();
-  hash_.wipe();
+  // The key is wiped with the last job that has it.
+  hash_.store(nullptr);
 }
 
 }  // namespace memferry

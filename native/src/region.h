@@ -14,6 +14,7 @@
 #include <functional>
 #include <memory>
 #include <mutex>
+#include <unordered_map>
 #include <utility>
 #include <vector>
 
@@ -151,6 +152,20 @@ class Region {
   void exported(int change) { exports_.fetch_add(change); }
   bool isExported() const { return exports_.load() > 0; }
 
+  // Who is told of chunks that somebody waits for, in place of `onFaults`; null: that one again. Called on any
+  // thread; once this returns, whoever was told before is not called any more.
+  void listenForFaults(std::function<void()> onFaults);
+  // The key of the hashes from here on. No job may be under way whose hashes somebody compares.
+  void rekey(const uint8_t* key /* 32 bytes */);
+  // Waits until no job is under way that began before: their buffers are about to go.
+  void waitForJobs() { jobs_.quiesceAndWait(); }
+
+  // What brings the writes of a mapping of this region to it; may block. Each key once.
+  void addFlush(const void* key, std::function<int()> flush);
+  void removeFlush(const void* key);
+  // What was written through any mapping, in whatever environment, is marked when it answers 0. May block.
+  int flushMappings();
+
   // Blocks until the threads are gone; idempotent, from any thread but the pool's.
   void shutdown();
 
@@ -158,6 +173,8 @@ class Region {
   Region(const RegionOptions& options, std::shared_ptr<Store> store, std::shared_ptr<RegionState> state);
   int makeDurable();
   Admission enter(Access access, bool pass);
+  // Counts a job until it is done.
+  std::function<void()> counted(std::function<void()> done);
   void markPresent(uint32_t chunk);
 
   Failure readChunk(ReadJob& job, size_t position, std::vector<uint8_t>& scratch);
@@ -168,6 +185,8 @@ class Region {
   Extent dirtyAt(uint64_t offset, uint64_t end) const;
   void served();
   void tellArrival(uint32_t chunk);
+  void tellFaults();
+  std::shared_ptr<const ChunkHash> hash() const { return hash_.load(); }
   void learnHoles();
   bool anyKnownZero(uint32_t first, uint32_t last) const;
 
@@ -178,7 +197,8 @@ class Region {
   const uint32_t tailBytes_;
   const std::shared_ptr<Store> store_;
   const std::shared_ptr<RegionState> state_;
-  ChunkHash hash_;
+  // Replaced whole by rekey(): a job goes on with the one that it began with.
+  std::atomic<std::shared_ptr<const ChunkHash>> hash_;
 
   AtomicBitmap present_;
   AtomicBitmap dirty_;
@@ -190,8 +210,15 @@ class Region {
   // the direction "not known".
   AtomicBitmap zeros_;
 
+  std::mutex listenMutex_;
+  const std::function<void()> onFaults_;
+  std::function<void()> listener_;
+  std::mutex flushMutex_;
+  std::unordered_map<const void*, std::function<int()>> flushes_;
+
   WaitingRoom waiting_;
   InFlight inFlight_;
+  InFlight jobs_;
   std::atomic<bool> shutdown_{false};
   uint64_t id_ = 0;
   std::atomic<int> exports_{0};

@@ -62,10 +62,16 @@ std::shared_ptr<RegionMapping> RegionMapping::open(std::shared_ptr<Region> regio
                               .shared = true,
                               .outlivesMapping = true});
   mapping->space_ = UffdSpace::start(std::move(options), failure);
-  return failure ? nullptr : mapping;
+  if (failure) return nullptr;
+  mapping->region_->addFlush(mapping.get(), [weak = std::weak_ptr<UffdSpace>(mapping->space_)] {
+    const auto space = weak.lock();
+    return space ? space->flush() : 0;
+  });
+  return mapping;
 }
 
 RegionMapping::~RegionMapping() {
+  region_->removeFlush(this);
   if (space_) space_->stop();
   // Before the descriptor goes: whoever is in the middle of a fault would be given zeros.
   if (data_) ::munmap(data_, length_);

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "arguments.h"
+#include "ending.h"
 #include "environment.h"
 #include "thread_name.h"
 #include "values.h"
@@ -84,6 +85,8 @@ Napi::Function RegionObject::define(Napi::Env env) {
                          InstanceMethod<&RegionObject::retryFaults>("retryFaults"),
                          InstanceMethod<&RegionObject::failParked>("failParked"),
                          InstanceMethod<&RegionObject::stats>("stats"),
+                         InstanceMethod<&RegionObject::flushMappings>("flushMappings"),
+                         InstanceMethod<&RegionObject::rekey>("rekey"),
                          InstanceMethod<&RegionObject::close>("close"),
                      });
 }
@@ -133,20 +136,7 @@ Napi::Value RegionObject::open(const Napi::CallbackInfo& info) {
   const auto& environment = Environment::of(env);
   const std::shared_ptr<Bridge> bridge = environment->bridge;
   auto faults = std::make_shared<FaultSink>();
-  // Weak: this closure may be freed on any thread, and the sink holds a JS reference.
-  options.onFaults = [bridge, weak = std::weak_ptr<FaultSink>(faults)] {
-    bridge->post([weak](Napi::Env posted) {
-      const auto sink = weak.lock();
-      const auto region = sink ? sink->region.lock() : nullptr;
-      if (!region || sink->callback.IsEmpty()) return;
-      // Empty once the object is collected: nobody is left to tell.
-      const Napi::Function callback = sink->callback.Value();
-      if (callback.IsEmpty()) return;
-      const std::vector<uint32_t> chunks = region->waiting().takeFaults();
-      if (chunks.empty()) return;
-      callback.Call({makeWords(posted, chunks.data(), chunks.size())});
-    });
-  };
+  options.onFaults = teller(bridge, faults);
 
   Failure failure;
   std::shared_ptr<Region> region = Region::open(options, failure);
@@ -158,10 +148,7 @@ Napi::Value RegionObject::open(const Napi::CallbackInfo& info) {
 
   Napi::Object made = environment->regionClass.New({});
   if (made.IsEmpty()) return env.Undefined();  // terminated meanwhile
-  if (onFault.IsFunction()) {
-    made.DefineProperty(Napi::PropertyDescriptor::Value("onFault", onFault, napi_default));
-    faults->callback = Napi::Weak(onFault.As<Napi::Function>());
-  }
+  keepCallback(made, onFault, *faults);
   RegionObject* self = Unwrap(made);
   self->faults_ = std::move(faults);
   // Weak, or a closed region would keep its descriptor and lock until the collector comes by.
@@ -176,6 +163,8 @@ Napi::Value RegionObject::share(const Napi::CallbackInfo& info) {
   const Napi::Env env = info.Env();
   Arguments arguments(env);
   const uint64_t id = arguments.integer(info[0], "id", 1, (1ull << 53) - 1);
+  const Napi::Value onFault = info[1].IsObject() ? info[1].As<Napi::Object>().Get("onFault") : env.Undefined();
+  if (!onFault.IsUndefined() && !onFault.IsFunction()) arguments.refuse("onFault must be a function");
   if (!arguments.ok()) return env.Undefined();
   const auto& environment = Environment::of(env);
   std::shared_ptr<Region> region = Region::find(id);
@@ -187,8 +176,53 @@ Napi::Value RegionObject::share(const Napi::CallbackInfo& info) {
   if (made.IsEmpty()) return env.Undefined();  // terminated meanwhile
   RegionObject* self = Unwrap(made);
   self->isShared_ = true;
+  if (onFault.IsFunction()) {
+    self->faults_ = std::make_shared<FaultSink>();
+    self->faults_->region = region;
+    keepCallback(made, onFault, *self->faults_);
+    region->listenForFaults(teller(environment->bridge, self->faults_));
+  }
+  // What this environment began reads and fills its buffers, which go with it.
+  environment->onTeardown(self, Environment::Kind::region,
+                          [weak = std::weak_ptr<Region>(region), listens = onFault.IsFunction()] {
+                            const auto alive = weak.lock();
+                            if (!alive) return;
+                            if (listens) alive->listenForFaults(nullptr);
+                            alive->waitForJobs();
+                          });
   self->become(environment, std::move(region));
   return made;
+}
+
+std::function<void()> RegionObject::teller(const std::shared_ptr<Bridge>& bridge,
+                                           const std::shared_ptr<FaultSink>& sink) {
+  // Weak: this closure may be freed on any thread, and the sink holds a JS reference.
+  return [bridge, weak = std::weak_ptr<FaultSink>(sink)] {
+    bridge->post([weak](Napi::Env posted) {
+      const auto sink = weak.lock();
+      const auto region = sink ? sink->region.lock() : nullptr;
+      if (!region || sink->callback.IsEmpty()) return;
+      // Empty once the object is collected: nobody is left to tell.
+      const Napi::Function callback = sink->callback.Value();
+      if (callback.IsEmpty()) return;
+      const std::vector<uint32_t> chunks = region->waiting().takeFaults();
+      if (chunks.empty()) return;
+      callback.Call({makeWords(posted, chunks.data(), chunks.size())});
+    });
+  };
+}
+
+void RegionObject::keepCallback(Napi::Object made, const Napi::Value& onFault, FaultSink& sink) {
+  if (!onFault.IsFunction()) return;
+  made.DefineProperty(Napi::PropertyDescriptor::Value("onFault", onFault, napi_default));
+  sink.callback = Napi::Weak(onFault.As<Napi::Function>());
+}
+
+void RegionObject::unshare() {
+  if (!region_) return;
+  if (faults_) region_->listenForFaults(nullptr);
+  environment_->forget(this);
+  region_.reset();
 }
 
 void RegionObject::become(const std::shared_ptr<Environment>& environment, std::shared_ptr<Region> region) {
@@ -210,6 +244,7 @@ RegionObject* RegionObject::from(const Napi::Value& value) {
 RegionObject::RegionObject(const Napi::CallbackInfo& info) : Napi::ObjectWrap<RegionObject>(info) {}
 
 RegionObject::~RegionObject() {
+  if (isShared_) unshare();
   if (environment_) environment_->forget(this);
 }
 
@@ -453,6 +488,24 @@ Napi::Value RegionObject::stats(const Napi::CallbackInfo& info) {
   return out;
 }
 
+Napi::Value RegionObject::flushMappings(const Napi::CallbackInfo& info) {
+  const Napi::Env env = info.Env();
+  if (!region_) return rejectClosed(env);
+  return runLater(bridge_, info.This(), "memferry-uffd-f", [region = region_] {
+    const int error = region->flushMappings();
+    return error ? Failure::system(error, "ioctl") : Failure{};
+  });
+}
+
+void RegionObject::rekey(const Napi::CallbackInfo& info) {
+  Region* region = openOrThrow(info.Env());
+  if (!region) return;
+  Arguments arguments(info.Env());
+  const auto key = arguments.bytes(info[0], "key");
+  if (arguments.ok() && key.length != 32) arguments.refuse("key must have 32 bytes");
+  if (arguments.ok()) region->rekey(key.data);
+}
+
 Napi::Value RegionObject::close(const Napi::CallbackInfo& info) {
   const Napi::Env env = info.Env();
   if (!bridge_) return openOrThrow(env), env.Undefined();
@@ -461,7 +514,7 @@ Napi::Value RegionObject::close(const Napi::CallbackInfo& info) {
   }
   const auto pending = bridge_->open(env, {info.This()});
   if (isShared_) {
-    region_.reset();
+    unshare();
     bridge_->resolve(pending.id);
     return pending.promise;
   }

@@ -43,6 +43,12 @@ class RegionObject : public Napi::ObjectWrap<RegionObject> {
     Napi::FunctionReference callback;
   };
 
+  // What tells `sink` in its own environment of faults.
+  static std::function<void()> teller(const std::shared_ptr<Bridge>& bridge, const std::shared_ptr<FaultSink>& sink);
+  // Keeps the callback where the collector sees it.
+  static void keepCallback(Napi::Object made, const Napi::Value& onFault, FaultSink& sink);
+  // Lets go of a region that is another environment's.
+  void unshare();
   // The region, or null with an error pending.
   Region* openOrThrow(Napi::Env env);
   // The same for methods that answer by promise.
@@ -69,6 +75,8 @@ class RegionObject : public Napi::ObjectWrap<RegionObject> {
   void retryFaults(const Napi::CallbackInfo& info);
   void failParked(const Napi::CallbackInfo& info);
   Napi::Value stats(const Napi::CallbackInfo& info);
+  Napi::Value flushMappings(const Napi::CallbackInfo& info);
+  void rekey(const Napi::CallbackInfo& info);
   Napi::Value close(const Napi::CallbackInfo& info);
   Napi::Value bytes(const Napi::CallbackInfo& info);
   Napi::Value chunkBytes(const Napi::CallbackInfo& info);

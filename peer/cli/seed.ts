@@ -7,17 +7,16 @@ import { randomBytes } from "node:crypto";
 import { hostname } from "node:os";
 import { loadNative } from "../../native/index.ts";
 import { messageOf } from "../../relay/protocol/errors.ts";
-import { TICKET_SECRET_BYTES } from "../../relay/protocol/ids.ts";
-import { encodeTicket, type Ticket } from "../../relay/protocol/ticket.ts";
+import type { Ticket } from "../../relay/protocol/ticket.ts";
 import { peerEnvironment } from "../config.ts";
 import { SessionDirectory } from "../journal/session-directory.ts";
 import type { SeederHooks } from "../migration/seeder-options.ts";
 import { Seeder } from "../migration/seeder.ts";
-import { ApiClient, type RelayAccess } from "../net/api-client.ts";
 import { dialLink, type LinkChoice } from "../net/dial.ts";
 import { PeerIdentity } from "../net/peer-identity.ts";
 import { RelayControl } from "../net/relay-control.ts";
 import { relayOf } from "../net/relay-pins.ts";
+import { createOffer } from "../session/offer.ts";
 import { Supervision } from "../supervisor/held.ts";
 import { VERSION } from "../version.ts";
 import { type Arguments, type CommandSpec } from "./command-line.ts";
@@ -202,14 +201,8 @@ class SeedAttempt {
 
   static async create(options: AttemptOptions): Promise<SeedAttempt> {
     const { args, name, ticketTtlMs, supervision, hashKey } = options;
-    const access: RelayAccess = await relayAccess(args);
-    const created = await new ApiClient(access).createSession({ name, ticketTtlMs });
-    const common = {
-      ...created.relay,
-      sessionId: created.id,
-      secret: randomBytes(TICKET_SECRET_BYTES),
-    };
-    const ticket: Ticket = { ...common, role: "seeder", token: created.seederToken };
+    const access = await relayAccess(args);
+    const { ticket, leecherTicket } = await createOffer({ access, name, ticketTtlMs });
     const identity = PeerIdentity.generate();
     const directory = await SessionDirectory.create(stateDirectory(args), {
       ticket,
@@ -219,8 +212,7 @@ class SeedAttempt {
       cwd: process.cwd(),
       createdAtMs: Date.now(),
     });
-    const other = encodeTicket({ ...common, role: "leecher", token: created.leecherToken });
-    const attempt = new SeedAttempt(options, directory, { ticket, identity }, other);
+    const attempt = new SeedAttempt(options, directory, { ticket, identity }, leecherTicket);
     attempt.#unlock = await directory.lock(supervision.lockPid);
     return attempt;
   }

@@ -102,5 +102,9 @@ function mountFailure({ code, message }: NativeError): string {
 /** Absolute, with links resolved, and without a look at the mount point itself: nobody may be there to answer. */
 function absolute(directory: string): string {
   const path = resolve(directory);
-  return join(realpathSync(dirname(path)), basename(path));
+  try {
+    return join(realpathSync(dirname(path)), basename(path));
+  } catch {
+    return path; // not even a folder around it: mounting says so
+  }
 }

@@ -283,7 +283,7 @@ export async function eventually(condition: () => boolean, deadlineMs = 10_000):
 }
 
 /** The file itself: a link or a wrapper would be another process, and not the one that is stopped. */
-function denoBinary(): string {
+export function denoBinary(): string {
   const manifest = createRequire(import.meta.url).resolve("deno/package.json");
   return path.join(path.dirname(manifest), "deno");
 }
