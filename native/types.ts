@@ -306,12 +306,19 @@ export interface NbdDeviceOptions {
   readonly timeoutSeconds?: number;
   /** How long who waits is kept waiting when this process is gone. Default 60. */
   readonly deadSeconds?: number;
+  /**
+   * `ioctl`: also where the kernel's client speaks netlink. Such a device has no timeouts, waits for no successor, and
+   * fails with its process. Default `auto`: netlink where there is any.
+   */
+  readonly via?: "auto" | "ioctl";
 }
 
 /** A region as a block device of the kernel's NBD client. The region stays open until it is detached. */
 export interface NbdDevice {
   /** `/dev/nbdN` */
   readonly path: string;
+  /** How the kernel was told. */
+  readonly via: "netlink" | "ioctl";
   /** Writes back what the kernel holds, and lets the device go. Idempotent. */
   detach(): Promise<void>;
 }

@@ -32,9 +32,6 @@ Failure explain(Failure failure, int index) {
 
 std::shared_ptr<NbdDevice> NbdDevice::attach(const Options& options, Failure& failure) {
   std::shared_ptr<NbdDevice> made(new NbdDevice(options));
-  NbdNetlink netlink;
-  failure = netlink.open();
-  if (failure) return nullptr;
   NbdNetlink::Device device = made->description();
   device.index = options.index;
   std::vector<Descriptor> kernelEnds;
@@ -44,11 +41,24 @@ std::shared_ptr<NbdDevice> NbdDevice::attach(const Options& options, Failure& fa
     if (failure) return nullptr;
     device.sockets.push_back(kernelEnds.back().get());
   }
-  failure = explain(options.again ? netlink.reconfigure(device) : netlink.connect(device), options.index);
-  if (failure) return nullptr;
+  failure = explain(made->tellKernel(device), options.index);
+  if (failure) {
+    made->stop();
+    return nullptr;
+  }
   made->index_ = device.index;
-  made->keeper_ = std::thread([raw = made.get()] { raw->keep(); });
+  if (!made->ioctl_) made->keeper_ = std::thread([raw = made.get()] { raw->keep(); });
   return made;
+}
+
+Failure NbdDevice::tellKernel(NbdNetlink::Device& device) {
+  NbdNetlink netlink;
+  Failure failure = options_.byIoctl ? Failure::named("ENODEV", "by ioctl") : netlink.open();
+  if (!failure) return options_.again ? netlink.reconfigure(device) : netlink.connect(device);
+  // No client at all, or one that is older than netlink.
+  if (failure.code != "ENODEV" || options_.again || ::access("/sys/block/nbd0", F_OK) != 0) return failure;
+  ioctl_ = std::make_unique<NbdIoctl>();
+  return ioctl_->connect(device);
 }
 
 NbdNetlink::Device NbdDevice::description() const {
@@ -136,8 +146,8 @@ Failure NbdDevice::detach(bool writeBack) {
     changed_.notify_all();
   }
   NbdNetlink netlink;
-  Failure failure = netlink.open();
-  if (!failure) failure = netlink.disconnect(index_);
+  Failure failure = ioctl_ ? ioctl_->disconnect() : netlink.open();
+  if (!failure && !ioctl_) failure = netlink.disconnect(index_);
   stop();
   return failure;
 }
@@ -158,6 +168,7 @@ void NbdDevice::stop() {
   for (const auto& connection : ending) {
     if (connection) connection->cut();
   }
+  if (ioctl_) ioctl_->join();
 }
 
 }  // namespace memferry

@@ -18,6 +18,7 @@
 #include "failure.h"
 #include "nbd_connection.h"
 #include "nbd_exports.h"
+#include "nbd_ioctl.h"
 #include "nbd_netlink.h"
 
 namespace memferry {
@@ -35,11 +36,14 @@ class NbdDevice {
     unsigned connections = 1;
     uint64_t timeoutSeconds = 0;
     uint64_t deadSeconds = 0;
+    // Also where the kernel's client speaks netlink.
+    bool byIoctl = false;
   };
 
   static std::shared_ptr<NbdDevice> attach(const Options& options, Failure& failure);
   ~NbdDevice() { stop(); }
   int index() const { return index_; }
+  bool isByIoctl() const { return ioctl_ != nullptr; }
   // Has the kernel write back and let go, then ends the connections. Not to be asked to write back when nobody
   // is left to fetch what it may need for that.
   Failure detach(bool writeBack);
@@ -51,6 +55,7 @@ class NbdDevice {
   // Makes a socket pair with a connection that serves one end; the other one is the kernel's.
   Descriptor serveOne(size_t slot, Failure& failure);
   NbdNetlink::Device description() const;
+  Failure tellKernel(NbdNetlink::Device& device);
   void keep();
 
   const Options options_;
@@ -64,6 +69,8 @@ class NbdDevice {
   // Whose connection has ended.
   std::vector<size_t> over_;
   std::thread keeper_;
+  // Set if the device is attached that way. Nobody keeps its connections then: one that ends is the device's end.
+  std::unique_ptr<NbdIoctl> ioctl_;
   std::mutex stopMutex_;
 };
 

@@ -20,6 +20,7 @@ Napi::Function NbdDeviceObject::define(Napi::Env env) {
   return DefineClass(env, "NbdDevice",
                      {
                          InstanceAccessor<&NbdDeviceObject::path>("path", napi_enumerable),
+                         InstanceAccessor<&NbdDeviceObject::via>("via", napi_enumerable),
                          InstanceMethod<&NbdDeviceObject::detach>("detach"),
                      });
 }
@@ -41,6 +42,12 @@ Napi::Value NbdDeviceObject::attach(const Napi::CallbackInfo& info) {
       static_cast<unsigned>(arguments.integer(given.Get("connections"), "connections", 1, kMaxConnections, 1));
   options.timeoutSeconds = arguments.integer(given.Get("timeoutSeconds"), "timeoutSeconds", 0, kMaxSeconds, 10);
   options.deadSeconds = arguments.integer(given.Get("deadSeconds"), "deadSeconds", 0, kMaxSeconds, 60);
+  const Napi::Value via = given.Get("via");
+  if (!via.IsUndefined()) {
+    const std::string text = arguments.string(via, "via");
+    if (text != "auto" && text != "ioctl") arguments.refuse("via must be auto or ioctl");
+    options.byIoctl = text == "ioctl";
+  }
   if (options.again && options.index < 0) arguments.refuse("again needs an index");
   if (!arguments.ok()) return env.Undefined();
 
@@ -105,6 +112,10 @@ NbdDeviceObject::~NbdDeviceObject() {
 
 Napi::Value NbdDeviceObject::path(const Napi::CallbackInfo& info) {
   return Napi::String::New(info.Env(), device_ ? "/dev/nbd" + std::to_string(device_->index()) : "");
+}
+
+Napi::Value NbdDeviceObject::via(const Napi::CallbackInfo& info) {
+  return Napi::String::New(info.Env(), device_ && device_->isByIoctl() ? "ioctl" : "netlink");
 }
 
 Napi::Value NbdDeviceObject::detach(const Napi::CallbackInfo& info) {

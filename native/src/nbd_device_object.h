@@ -22,6 +22,7 @@ class NbdDeviceObject : public Napi::ObjectWrap<NbdDeviceObject> {
 
  private:
   Napi::Value path(const Napi::CallbackInfo& info);
+  Napi::Value via(const Napi::CallbackInfo& info);
   Napi::Value detach(const Napi::CallbackInfo& info);
   void release();
 

@@ -11,6 +11,8 @@ import process from "node:process";
 import type { Readable, Writable } from "node:stream";
 import { setTimeout as sleep } from "node:timers/promises";
 import { promisify } from "node:util";
+import { loadNative } from "../../native/index.ts";
+import { contentOf, emptyRegion, image } from "../support/regions.ts";
 
 const run = promisify(execFile);
 const CHUNK = 64 << 10;
@@ -209,6 +211,56 @@ const cases: Readonly<Record<string, () => Promise<void>>> = {
     assert.match(await failure("/dev/nbd99"), /no such device: run sudo modprobe nbd nbds_max=64/);
     assert.match(await failure("/dev/null"), /nbd:auto or nbd:\/dev\/nbdN/);
     await server.end();
+  },
+
+  "by ioctl, a peer's death is an error for who waits, and the device is free again": async () => {
+    const { file, session } = place();
+    const dead = new Server(file, session, "ioctl", "none");
+    const device = await dead.line("attached");
+    const read = run("dd", [
+      `if=${device}`,
+      "of=/dev/null",
+      "bs=4k",
+      "skip=160",
+      "count=1",
+      "iflag=direct",
+    ]);
+    const refused = assert.rejects(read, /error reading/);
+    await sleep(500);
+    dead.process.kill("SIGKILL");
+    await refused;
+    for (let i = 0; i < 100 && attached(device); i++) await sleep(50);
+    assert.equal(attached(device), false);
+    const other = place();
+    const next = new Server(other.file, other.session, "ioctl");
+    assert.equal(await next.line("attached"), device);
+    await next.end();
+  },
+
+  "nbd-client attaches a device to our server": async () => {
+    const native = loadNative();
+    const content = image(BYTES);
+    const { region, fetched } = emptyRegion(content);
+    const socket = path.join(scratch, "nbd.sock");
+    const server = native.serveNbd({ listen: { path: socket } });
+    server.add("disk", region);
+    const device = "/dev/nbd11";
+    await run("nbd-client", ["-unix", socket, device, "-N", "disk", "-connections", "2"]);
+    assert.equal(sysfs(device, "size"), String(BYTES / 512));
+    await run("dd", [`if=${device}`, `of=${scratch}/back`, "bs=1M"]);
+    assert.ok(readFileSync(`${scratch}/back`).equals(content));
+    assert.equal(new Set(fetched).size, fetched.length);
+    writeFileSync(path.join(scratch, "data"), Buffer.alloc(CHUNK, "by nbd-client"));
+    await run("dd", [`if=${scratch}/data`, `of=${device}`, "bs=64k", "seek=3", "conv=fsync"]);
+    assert.ok(region.stats().syncs > 0);
+    await run("nbd-client", ["-d", device]);
+    assert.ok(
+      (await contentOf(region))
+        .subarray(3 * CHUNK, 4 * CHUNK)
+        .equals(Buffer.alloc(CHUNK, "by nbd-client")),
+    );
+    await server.stop();
+    await region.close();
   },
 
   "when everything is killed, nobody stays in an uninterruptible sleep": async () => {

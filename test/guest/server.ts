@@ -1,6 +1,6 @@
 /**
  * Serves a region as an NBD device until it is told to end: `server.ts FILE SESSION WANTED HAVE`. `HAVE` is `all`,
- * or `none`: then chunks come when a line is written to standard input.
+ * or `none`: then chunks come when a line is written to standard input. `WANTED` may be `ioctl`: the older way.
  */
 import { once } from "node:events";
 import process from "node:process";
@@ -22,10 +22,8 @@ const region = native.openRegion({
   present: have === "all" ? "all" : "none",
   gate: "open",
 });
-const place = new NbdKernelPlace(wanted, session);
-place.add("disk", region);
-await place.attach();
-console.log(`attached ${place.pathOf("disk")}`);
+const shown = await show();
+console.log(`attached ${shown.path}`);
 
 for await (const line of createInterface({ input: process.stdin })) {
   if (line === "fill") {
@@ -47,9 +45,20 @@ for await (const line of createInterface({ input: process.stdin })) {
     break;
   }
 }
-await place.close();
+await shown.close();
 await region.close();
 console.log("closed");
 process.stdout.end();
 await once(process.stdout, "finish");
 process.exit(0);
+
+async function show(): Promise<{ path: string; close: () => Promise<void> }> {
+  if (wanted === "ioctl") {
+    const device = await native.attachNbd(region, { identifier: "", via: "ioctl" });
+    return { path: device.path, close: () => device.detach() };
+  }
+  const place = new NbdKernelPlace(wanted, session);
+  place.add("disk", region);
+  await place.attach();
+  return { path: place.pathOf("disk"), close: () => place.close() };
+}
