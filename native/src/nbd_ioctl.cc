@@ -11,6 +11,7 @@
 #include <cerrno>
 #include <chrono>
 #include <cstring>
+#include <fstream>
 #include <memory>
 #include <string>
 #include <utility>
@@ -29,6 +30,13 @@ std::string pathOf(int index) { return "/dev/nbd" + std::to_string(index); }
 
 bool isRunning(int index) {
   return ::access(("/sys/block/nbd" + std::to_string(index) + "/pid").c_str(), F_OK) == 0;
+}
+
+// It says whose it is before it says how large.
+bool isReady(int index) {
+  std::ifstream size("/sys/block/nbd" + std::to_string(index) + "/size");
+  uint64_t sectors = 0;
+  return isRunning(index) && size >> sectors && sectors > 0;
 }
 
 std::vector<int> devices() {
@@ -51,9 +59,9 @@ Failure NbdIoctl::connect(NbdNetlink::Device& device) {
   if (failure_) return failure_;
   device.index = index_;
   lock.unlock();
-  // The thread is in the kernel by now or about to be; the device is there when it says whose it is.
-  for (int step = 0; step < kStartSteps && !isRunning(device.index); step++) std::this_thread::sleep_for(kStartStep);
-  return isRunning(device.index) ? Failure{} : Failure::named("EIO", pathOf(device.index) + " did not start");
+  // The thread is in the kernel by now or about to be.
+  for (int step = 0; step < kStartSteps && !isReady(device.index); step++) std::this_thread::sleep_for(kStartStep);
+  return isReady(device.index) ? Failure{} : Failure::named("EIO", pathOf(device.index) + " did not start");
 }
 
 // All of it on one thread: the kernel lets only who began to set a device up go on with that.
