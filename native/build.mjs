@@ -150,8 +150,11 @@ async function build() {
 async function buildShim(scratch) {
   const made = join(scratch, "memferry-shim.so");
   await run([
-    ...["-x", "c", "-std=c11", "-O2", "-Wall", "-Wextra", "-fPIC", "-pthread", "-shared"],
-    ...["-fvisibility=hidden", "-s", join(root, "shim", "memferry_shim.c"), "-o", made, "-ldl"],
+    ..."-x c -std=c11 -O2 -Wall -Wextra -fPIC -pthread -shared -fvisibility=hidden -s".split(" "),
+    join(root, "shim", "memferry_shim.c"),
+    "-o",
+    made,
+    "-ldl",
   ]);
   renameSync(made, shim);
 }

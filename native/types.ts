@@ -202,6 +202,11 @@ export interface FuseMountOptions {
   readonly threads?: number;
   /** The kernel's read-ahead for this mount, in bytes. Default 1 MiB. Best effort. */
   readonly readAheadBytes?: number;
+  /**
+   * Chunks that a store with `ifAbsent` brings go into the kernel's page cache too, while there is memory to spare, so
+   * that whoever touches them later asks nobody. Default true.
+   */
+  readonly warm?: boolean;
   /** Let other users see the mount. Default true for root. */
   readonly allowOther?: boolean;
   /**
@@ -226,6 +231,12 @@ export interface FuseMount {
    * `draining` nothing can refill the cache: this is how a mapping is fenced.
    */
   invalidate(name: string): Promise<void>;
+  /**
+   * The kernel's read-ahead for files opened from now on, at most 64 MiB.
+   *
+   * @returns `false` if this host does not let us (without root).
+   */
+  setReadAhead(bytes: number): boolean;
   /**
    * Descriptors of this connection. As long as some process holds all of them, the kernel keeps who waits for an
    * answer waiting, though the process that was to give it is gone.

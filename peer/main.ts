@@ -18,6 +18,7 @@ import { hasExport, resume, resumeSpec } from "./cli/resume.ts";
 import { stateDirectory } from "./cli/resumption.ts";
 import { seed, seedSpec } from "./cli/seed.ts";
 import { sessions, sessionsSpec } from "./cli/sessions.ts";
+import { shim, shimSpec } from "./cli/shim.ts";
 import { verify, verifySpec } from "./cli/verify.ts";
 import { peerEnvironment } from "./config.ts";
 import { MigrationError } from "./errors.ts";
@@ -37,6 +38,7 @@ const COMMANDS: Readonly<Record<string, Command>> = {
   verify: { spec: verifySpec, run: verify },
   sessions: { spec: sessionsSpec, run: sessions },
   login: { spec: loginSpec, run: login },
+  shim: { spec: shimSpec, run: shim },
 };
 
 const HELP = `memferry moves a live memory region from one Linux host to another over any network,
@@ -53,6 +55,7 @@ Commands:
   verify     compares two regions, or one with its session's manifest
   sessions   lists, shows, finalizes and cancels sessions
   login      makes a relay known to this user
+  shim       prints the library that makes a program's memory a region
 
 Examples:
   # on one machine, in three terminals

@@ -32,6 +32,10 @@ class AtomicBitmap {
   // Ranges are inclusive at both ends.
   void setRange(uint32_t first, uint32_t last);
   void clearRange(uint32_t first, uint32_t last);
+  // setRange, for bits that are set already more often than not: looks before it writes.
+  void addRange(uint32_t first, uint32_t last) {
+    if (first != last || !test(first)) setRange(first, last);
+  }
   bool allSet(uint32_t first, uint32_t last) const;
 
   std::atomic<uint64_t>& word(size_t index) { return data_[index]; }

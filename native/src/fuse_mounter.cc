@@ -358,10 +358,8 @@ void FuseMounter::removeDirectory() {
   madeDirectory_ = false;
 }
 
-void FuseMounter::raiseReadAhead(uint64_t bytes) const {
-  if (!device_.empty()) {
-    writeFile("/sys/class/bdi/" + device_ + "/read_ahead_kb", std::to_string(bytes / 1024));
-  }
+bool FuseMounter::setReadAhead(uint64_t bytes) const {
+  return !device_.empty() && writeFile("/sys/class/bdi/" + device_ + "/read_ahead_kb", std::to_string(bytes / 1024));
 }
 
 int FuseMounter::clone() const {

@@ -49,7 +49,7 @@ class FuseMounter {
 
   // The kernel halves what it reads ahead to 128 KiB whatever INIT says; only sysfs raises it. Best
   // effort: needs root. Call after INIT was answered, which sets it too.
-  void raiseReadAhead(uint64_t bytes) const;
+  bool setReadAhead(uint64_t bytes) const;
 
   // Another channel to the same connection, or -1: threads that read one descriptor contend for it.
   int clone() const;

@@ -1,7 +1,6 @@
 #include "fuse_server.h"
 
 #include <fcntl.h>
-#include <linux/falloc.h>
 #include <poll.h>
 #include <sys/eventfd.h>
 #include <sys/uio.h>
@@ -63,7 +62,7 @@ struct FuseServer::Call final : Waiter {
   void wake(int error) override { server->ready(this, error); }
 
   FuseServer* server = nullptr;
-  Data data;
+  FuseData data;
   std::vector<uint8_t> payload;
   // Both under the server's mutex until the call is in a resumer's hands.
   int failure = 0;
@@ -88,7 +87,7 @@ std::shared_ptr<FuseServer> FuseServer::mount(const Options& options, Failure& f
   return server;
 }
 
-FuseServer::FuseServer(const Options& options) : options_(options) {}
+FuseServer::FuseServer(const Options& options) : options_(options), readAheadBytes_(options.readAheadBytes) {}
 
 FuseServer::~FuseServer() { stop(std::chrono::milliseconds(0)); }
 
@@ -142,6 +141,7 @@ bool FuseServer::serve() {
   for (auto& channel : channels_) workers_.emplace_back([this, &channel = *channel] { work(channel); });
   for (unsigned i = 0; i < options_.threads; i++) resumers_.emplace_back([this] { resume(); });
   flusher_.start();
+  warmer_.start(directory());
   return resent;
 }
 
@@ -156,7 +156,14 @@ std::vector<int> FuseServer::channels() const {
 Failure FuseServer::add(const std::string& name, std::shared_ptr<Region> region, uint32_t mode, bool readOnly) {
   const std::lock_guard stopLock(stopMutex_);
   if (stopped_) return Failure::named("ENOTCONN", "the mount is gone");
-  return files_.add(name, std::move(region), mode, readOnly);
+  Failure failure = files_.add(name, std::move(region), mode, readOnly);
+  if (!failure && options_.warm) warmer_.add(*files_.find(name));
+  return failure;
+}
+
+bool FuseServer::setReadAhead(uint64_t bytes) {
+  readAheadBytes_ = bytes;
+  return mounter_.setReadAhead(bytes);
 }
 
 void FuseServer::flush(const std::string& name, bool invalidate, std::function<void(Failure)> done) {
@@ -189,19 +196,19 @@ void FuseServer::dispatch(Channel& channel, const uint8_t* request, size_t lengt
   const auto header = fuseBody<fuse_in_header>(request, length);
   const uint8_t* rest = request + sizeof header;
   const size_t restLength = length - sizeof header;
-  Data data;
+  FuseData data;
   switch (header.opcode) {
     case FUSE_READ:
     case FUSE_WRITE:
       channel.current.store(header.unique);
-      if (decode(channel, header, rest, restLength, data) && !serve(data, channel.out.get(), false)) {
+      if (decodeFuseData(files_, channel.fd, header, rest, restLength, data) && !serve(data, channel.out.get(), false)) {
         wait(channel, data);
       }
       channel.current.store(0);
       return;
     case FUSE_FSYNC:
     case FUSE_FALLOCATE:
-      if (decode(channel, header, rest, restLength, data)) defer(data);
+      if (decodeFuseData(files_, channel.fd, header, rest, restLength, data)) defer(data);
       return;
     case FUSE_INIT:
       return init(channel, header, fuseBody<fuse_init_in>(rest, restLength));
@@ -212,86 +219,7 @@ void FuseServer::dispatch(Channel& channel, const uint8_t* request, size_t lengt
   }
 }
 
-bool FuseServer::decode(Channel& channel, const fuse_in_header& header, const uint8_t* rest, size_t length,
-                        Data& data) {
-  data.fd = channel.fd;
-  data.unique = header.unique;
-  data.opcode = header.opcode;
-  data.node = files_.node(header.nodeid);
-  if (!data.node) {
-    // The root directory can be fsynced, nothing else.
-    fuseReply(data.fd, data.unique, header.opcode == FUSE_FSYNC ? 0 : EISDIR);
-    return false;
-  }
-  switch (header.opcode) {
-    case FUSE_READ: {
-      const auto in = fuseBody<fuse_read_in>(rest, length);
-      data.offset = in.offset;
-      data.length = in.size;
-      data.locksPages = !(in.flags & O_DIRECT);
-      break;
-    }
-    case FUSE_WRITE: {
-      const auto in = fuseBody<fuse_write_in>(rest, length);
-      data.offset = in.offset;
-      data.bytes = rest + sizeof in;
-      data.length = length >= sizeof in ? std::min<uint64_t>(in.size, length - sizeof in) : 0;
-      break;
-    }
-    case FUSE_FALLOCATE: {
-      const auto in = fuseBody<fuse_fallocate_in>(rest, length);
-      data.offset = in.offset;
-      data.length = in.length;
-      data.mode = static_cast<int>(in.mode);
-      break;
-    }
-    default: {
-      data.internal = fuseBody<fuse_fsync_in>(rest, length).fh == kInternalHandle;
-      return true;
-    }
-  }
-  return prepare(data);
-}
-
-bool FuseServer::prepare(Data& data) {
-  const uint64_t size = data.node->region->bytes();
-  int error = 0;
-  bool nothing = false;
-  if (data.opcode == FUSE_READ) {
-    nothing = data.offset >= size || data.length == 0;
-    if (!nothing) data.length = std::min(data.length, size - data.offset);
-    if (data.length > kMaxIoBytes) error = EINVAL;  // never sent: past what INIT agreed
-  } else if (data.node->readOnly) {
-    error = EROFS;
-  } else if (data.opcode == FUSE_WRITE) {
-    nothing = data.length == 0;
-    if (!nothing && data.offset >= size) error = ENOSPC;
-    // The part that fits; the kernel reports the short count, and the rest meets ENOSPC.
-    if (!error && !nothing) data.length = std::min(data.length, size - data.offset);
-  } else {
-    const bool zeroing = data.mode & (FALLOC_FL_PUNCH_HOLE | FALLOC_FL_ZERO_RANGE);
-    const bool keepSize = data.mode & FALLOC_FL_KEEP_SIZE;
-    const bool past = data.length > size || data.offset > size - data.length;
-    if (data.mode & ~(FALLOC_FL_PUNCH_HOLE | FALLOC_FL_ZERO_RANGE | FALLOC_FL_KEEP_SIZE)) {
-      error = EOPNOTSUPP;
-    } else if (past && !keepSize) {
-      error = EPERM;  // a region does not grow
-    } else if (past && !zeroing) {
-      error = ENOSPC;
-    } else {
-      // Reserving inside the region is the store's business and was done, or not, when it was made.
-      nothing = !zeroing || data.offset >= size || data.length == 0;
-      if (!nothing) data.length = std::min(data.length, size - data.offset);
-    }
-  }
-  if (!error && !nothing) return true;
-  fuse_write_out none{};
-  const bool written = !error && data.opcode == FUSE_WRITE;
-  fuseReply(data.fd, data.unique, error, written ? &none : nullptr, written ? sizeof none : 0);
-  return false;
-}
-
-bool FuseServer::serve(const Data& data, uint8_t* buffer, bool pass) {
+bool FuseServer::serve(const FuseData& data, uint8_t* buffer, bool pass) {
   Region& region = *data.node->region;
   const Admission admission = region.begin(data.access(), data.offset, data.length, pass);
   if (admission.status == Admission::kWait) return false;
@@ -323,7 +251,7 @@ bool FuseServer::serve(const Data& data, uint8_t* buffer, bool pass) {
   return true;
 }
 
-std::unique_ptr<FuseServer::Call> FuseServer::makeCall(const Data& data) {
+std::unique_ptr<FuseServer::Call> FuseServer::makeCall(const FuseData& data) {
   auto call = std::make_unique<Call>();
   call->server = this;
   call->data = data;
@@ -344,7 +272,7 @@ std::unique_ptr<FuseServer::Call> FuseServer::makeCall(const Data& data) {
   return call;
 }
 
-void FuseServer::wait(Channel& channel, const Data& data) {
+void FuseServer::wait(Channel& channel, const FuseData& data) {
   std::unique_ptr<Call> made = makeCall(data);
   Call* const call = made.get();
   for (;;) {
@@ -374,7 +302,7 @@ void FuseServer::wait(Channel& channel, const Data& data) {
   }
 }
 
-void FuseServer::defer(const Data& data) {
+void FuseServer::defer(const FuseData& data) {
   std::unique_ptr<Call> call = makeCall(data);
   std::unique_lock lock(mutex_);
   room_.wait(lock, [&] { return leaving_ || calls_.size() < kMaxCalls; });
@@ -439,7 +367,7 @@ void FuseServer::init(Channel& channel, const fuse_in_header& header, const fuse
   constexpr uint32_t kWanted = FUSE_ASYNC_READ | FUSE_BIG_WRITES | FUSE_MAX_PAGES | FUSE_PARALLEL_DIROPS |
                                FUSE_ASYNC_DIO | FUSE_DO_READDIRPLUS | FUSE_READDIRPLUS_AUTO;
   out.flags = in.flags & kWanted;
-  out.max_readahead = static_cast<uint32_t>(std::min<uint64_t>(options_.readAheadBytes, UINT32_MAX));
+  out.max_readahead = static_cast<uint32_t>(std::min<uint64_t>(readAheadBytes_, UINT32_MAX));
   out.max_background = kMaxBackground;
   out.congestion_threshold = kCongestionThreshold;
   out.max_write = kMaxIoBytes;
@@ -447,7 +375,7 @@ void FuseServer::init(Channel& channel, const fuse_in_header& header, const fuse
       std::max<size_t>(1, kMaxIoBytes / static_cast<size_t>(::sysconf(_SC_PAGESIZE))));
   out.time_gran = 1;
   fuseReply(channel.fd, header.unique, 0, &out, sizeof out);
-  mounter_.raiseReadAhead(options_.readAheadBytes);
+  mounter_.setReadAhead(readAheadBytes_);  // best effort
 }
 
 // --- resumers ---
@@ -477,7 +405,7 @@ void FuseServer::resume() {
 }
 
 void FuseServer::runCall(Call* call, uint8_t* buffer) {
-  const Data& data = call->data;
+  const FuseData& data = call->data;
   if (call->failure) {
     fuseReply(data.fd, data.unique, call->failure);
   } else if (data.opcode == FUSE_FSYNC) {
@@ -557,6 +485,8 @@ void FuseServer::stop(std::chrono::milliseconds patience) {
     if (!watched.wait_for(lock, patience, [&] { return finished; })) mounter_.abort();
   });
 
+  // It has a file open, and needs the workers.
+  warmer_.stop();
   // Dirty pages of mappings that are still there: a lazy unmount would leave them for later, and later
   // there is nobody to take them.
   const int root = serving_ ? ::open(directory().c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC) : -1;

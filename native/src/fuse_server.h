@@ -26,10 +26,12 @@
 #include <vector>
 
 #include "failure.h"
+#include "fuse_data.h"
 #include "fuse_directory.h"
 #include "fuse_flusher.h"
 #include "fuse_mounter.h"
 #include "fuse_node.h"
+#include "fuse_warmer.h"
 #include "region.h"
 
 namespace memferry {
@@ -41,6 +43,8 @@ class FuseServer {
     unsigned threads = 2;
     uint64_t readAheadBytes = 1 << 20;
     bool allowOther = false;
+    // Chunks that arrive in the background go into the kernel's page cache.
+    bool warm = true;
     // Channels of a connection that another process mounted at the directory; copied. Empty: a new mount.
     std::vector<int> channels;
   };
@@ -57,6 +61,8 @@ class FuseServer {
   Failure add(const std::string& name, std::shared_ptr<Region> region, uint32_t mode, bool readOnly);
   // `done` runs once, on the flusher's thread or here.
   void flush(const std::string& name, bool invalidate, std::function<void(Failure)> done);
+  // For files that are opened from now on. False: not without root.
+  bool setReadAhead(uint64_t bytes);
   // Blocks until the mount and the threads are gone. `patience`: how long writing back the page cache
   // may take before the connection is cut. Idempotent; a second caller waits for the first.
   void stop(std::chrono::milliseconds patience);
@@ -80,35 +86,16 @@ class FuseServer {
   void init(Channel& channel, const fuse_in_header& header, const fuse_init_in& in);
   void interrupt(const fuse_in_header& header, uint64_t target);
 
-  // Requests for data. `Data` is what is needed to serve one, wherever it came from.
-  struct Data {
-    int fd = -1;
-    uint64_t unique = 0;
-    FuseNode* node = nullptr;
-    uint32_t opcode = 0;
-    // The kernel's own handle: a flush by us, which need not reach the disk.
-    bool internal = false;
-    int mode = 0;  // of FALLOCATE
-    uint64_t offset = 0;
-    uint64_t length = 0;
-    const uint8_t* bytes = nullptr;  // of WRITE
-    bool locksPages = false;
-    Access access() const { return opcode == FUSE_READ ? Access::read : Access::write; }
-  };
-  // Checks and clips; replies and answers false if there is nothing left to do.
-  bool prepare(Data& data);
-  bool decode(Channel& channel, const fuse_in_header& header, const uint8_t* body, size_t length, Data& data);
   // False: it must wait.
-  bool serve(const Data& data, uint8_t* buffer, bool pass);
-  void wait(Channel& channel, const Data& data);
-  void defer(const Data& data);
-  std::unique_ptr<Call> makeCall(const Data& data);
+  bool serve(const FuseData& data, uint8_t* buffer, bool pass);
+  void wait(Channel& channel, const FuseData& data);
+  void defer(const FuseData& data);
+  std::unique_ptr<Call> makeCall(const FuseData& data);
 
   // Resumers.
   void resume();
   void runCall(Call* call, uint8_t* buffer);
   void ready(Call* call, int error);
-
 
   const Options options_;
   bool serving_ = false;
@@ -119,6 +106,8 @@ class FuseServer {
   std::vector<std::thread> workers_;
   std::vector<std::thread> resumers_;
   FuseFlusher flusher_{*this};
+  FuseWarmer warmer_;
+  std::atomic<uint64_t> readAheadBytes_;
   // Readable when workers must leave; used only where a connection cannot be aborted.
   int stopEvent_ = -1;
 

@@ -29,6 +29,7 @@ Napi::Function MountObject::define(Napi::Env env) {
                          InstanceMethod<&MountObject::add>("add"),
                          InstanceMethod<&MountObject::flush>("flush"),
                          InstanceMethod<&MountObject::invalidate>("invalidate"),
+                         InstanceMethod<&MountObject::setReadAhead>("setReadAhead"),
                          InstanceMethod<&MountObject::unmount>("unmount"),
                          InstanceMethod<&MountObject::channels>("channels"),
                          InstanceMethod<&MountObject::serve>("serve"),
@@ -58,6 +59,7 @@ Napi::Value MountObject::mount(const Napi::CallbackInfo& info) {
   options.readAheadBytes =
       arguments.integer(given.Get("readAheadBytes"), "readAheadBytes", 0, kMaxReadAheadBytes, 1 << 20);
   options.allowOther = arguments.boolean(given.Get("allowOther"), "allowOther", ::geteuid() == 0);
+  options.warm = arguments.boolean(given.Get("warm"), "warm", true);
   const Napi::Value channels = given.Get("channels");
   if (channels.IsArray()) {
     const auto list = channels.As<Napi::Array>();
@@ -145,6 +147,13 @@ Napi::Value MountObject::startFlush(const Napi::CallbackInfo& info, bool invalid
     bridge->resolve(id);
   });
   return pending.promise;
+}
+
+Napi::Value MountObject::setReadAhead(const Napi::CallbackInfo& info) {
+  Arguments arguments(info.Env());
+  const uint64_t bytes = arguments.integer(info[0], "bytes", 0, kMaxReadAheadBytes);
+  if (!arguments.ok()) return info.Env().Undefined();
+  return Napi::Boolean::New(info.Env(), server_ && server_->setReadAhead(bytes));
 }
 
 Napi::Value MountObject::unmount(const Napi::CallbackInfo& info) {

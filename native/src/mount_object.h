@@ -29,6 +29,7 @@ class MountObject : public Napi::ObjectWrap<MountObject> {
   Napi::Value flush(const Napi::CallbackInfo& info);
   Napi::Value invalidate(const Napi::CallbackInfo& info);
   Napi::Value startFlush(const Napi::CallbackInfo& info, bool invalidate);
+  Napi::Value setReadAhead(const Napi::CallbackInfo& info);
   Napi::Value unmount(const Napi::CallbackInfo& info);
   Napi::Value channels(const Napi::CallbackInfo& info);
   Napi::Value serve(const Napi::CallbackInfo& info);

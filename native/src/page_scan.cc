@@ -12,7 +12,7 @@
 namespace memferry {
 namespace {
 
-constexpr size_t kRegions = 4096;
+constexpr size_t kRegions = 32768;
 
 uffd::PageScanArguments question(uint64_t address, uint64_t length) {
   uffd::PageScanArguments arguments{};

@@ -180,6 +180,16 @@ void Region::markPresent(uint32_t chunk) {
 }
 
 Admission Region::begin(Access access, uint64_t offset, uint64_t length, bool pass) {
+  Admission admission = enter(access, pass);
+  if (admission.status || present_.allSet(chunkAt(offset), chunkAt(offset + length - 1))) return admission;
+  inFlight_.leave(admission.phase);
+  admission.status = Admission::kWait;
+  return admission;
+}
+
+Admission Region::begin(Access access) { return enter(access, false); }
+
+Admission Region::enter(Access access, bool pass) {
   // Counted before the gate is read: whoever shuts the gate and then quiesces either is seen here, or
   // waits for us.
   Admission admission{.status = 0, .phase = inFlight_.enter()};
@@ -188,8 +198,7 @@ Admission Region::begin(Access access, uint64_t offset, uint64_t length, bool pa
     admission.status = ESHUTDOWN;
   } else if (gate == Gate::fenced) {
     admission.status = ESTALE;
-  } else if (WaitingRoom::blocks(gate, access, pass) ||
-             !present_.allSet(chunkAt(offset), chunkAt(offset + length - 1))) {
+  } else if (WaitingRoom::blocks(gate, access, pass)) {
     admission.status = Admission::kWait;
   } else {
     return admission;
@@ -413,10 +422,26 @@ Failure Region::storeChunk(StoreJob& job, size_t position) {
     claimed_.clear(chunk);
     if (!error) waiting_.arrived(chunk);
     grantIfAsked(chunk);
+    if (!error) tellArrival(chunk);
   }
   if (error) return store_->explain(error, bytes ? "pwrite" : "fallocate");
   job.outcomes[position] = kStored;
   return {};
+}
+
+void Region::onArrival(const void* who, std::function<void(uint32_t)> tell) {
+  const std::lock_guard lock(arrivalsMutex_);
+  onArrival_.emplace_back(who, std::move(tell));
+}
+
+void Region::forgetArrivals(const void* who) {
+  const std::lock_guard lock(arrivalsMutex_);
+  std::erase_if(onArrival_, [&](const auto& entry) { return entry.first == who; });
+}
+
+void Region::tellArrival(uint32_t chunk) {
+  const std::lock_guard lock(arrivalsMutex_);
+  for (const auto& [who, tell] : onArrival_) tell(chunk);
 }
 
 int Region::writeChunk(uint32_t chunk, const uint8_t* bytes) {

@@ -15,6 +15,7 @@
 #include <memory>
 #include <mutex>
 #include <unordered_map>
+#include <utility>
 #include <vector>
 
 #include "atomic_bitmap.h"
@@ -71,6 +72,8 @@ class Region {
 
   // For exports. Ranges must lie inside the region and not be empty.
   Admission begin(Access access, uint64_t offset, uint64_t length, bool pass = false);
+  // For what is known to be present: the gate alone decides.
+  Admission begin(Access access);
   void end(const Admission& admission) { inFlight_.leave(admission.phase); }
   int readAt(uint8_t* into, size_t length, uint64_t offset);
   int writeAt(const uint8_t* from, size_t length, uint64_t offset);
@@ -80,6 +83,8 @@ class Region {
   // The place for bytes of a write that is announced before and told of after, or null.
   uint8_t* beginWrite(uint64_t offset, size_t length);
   void endWrite(uint64_t offset, size_t length);
+  // Of a write that was made without a call: the mark alone. Between begin() and end().
+  void markWritten(uint64_t offset, uint64_t length) { dirty_.addRange(chunkAt(offset), chunkAt(offset + length - 1)); }
   // A program has these bytes in its hands and may change them without a call; it is told of by endWrite().
   void noteHanded(uint64_t offset, uint64_t length) { zeros_.clearRange(chunkAt(offset), chunkAt(offset + length - 1)); }
   // `keepBlocks`: what is reserved stays so. `fast`: ENOTSUP rather than writing zeros out.
@@ -99,6 +104,11 @@ class Region {
   InFlight& inFlight() { return inFlight_; }
   // Not counted as in flight: it writes nothing that quiesce() could be waiting for. ESTALE if fenced.
   int syncForExport();
+
+  // Tells of each chunk that a store with `ifAbsent` has made present, on a pool thread, which it must not hold
+  // up. Until forgetArrivals() returns.
+  void onArrival(const void* who, std::function<void(uint32_t)> tell);
+  void forgetArrivals(const void* who);
 
   // For the owner. `done` runs once on a pool thread.
   struct ReadJob {
@@ -164,6 +174,7 @@ class Region {
   int makeDurable();
   // Counts a job until it is done.
   std::function<void()> counted(std::function<void()> done);
+  Admission enter(Access access, bool pass);
   void markPresent(uint32_t chunk);
 
   Failure readChunk(ReadJob& job, size_t position, std::vector<uint8_t>& scratch);
@@ -175,6 +186,7 @@ class Region {
   void served();
   void tellFaults();
   std::shared_ptr<const ChunkHash> hash() const { return hash_.load(); }
+  void tellArrival(uint32_t chunk);
   void learnHoles();
   bool anyKnownZero(uint32_t first, uint32_t last) const;
 
@@ -213,6 +225,9 @@ class Region {
 
   std::atomic<uint64_t> reads_{0}, writes_{0}, syncs_{0}, bytesRead_{0}, bytesWritten_{0};
   std::atomic<double> firstServedAtMs_{0};
+
+  std::mutex arrivalsMutex_;
+  std::vector<std::pair<const void*, std::function<void(uint32_t)>>> onArrival_;
 
   std::mutex shutdownMutex_;
   // One lane for fdatasync: it can take seconds and must not hold up a fault.

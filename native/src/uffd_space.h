@@ -48,6 +48,7 @@ struct UffdMapping {
 
 class UffdSpace {
  public:
+  static constexpr uint64_t kPage = 4096;
   enum class Tracking { async, sync };
   struct Options {
     std::shared_ptr<Region> region;
@@ -109,6 +110,7 @@ class UffdSpace {
   void resume();
 
   int takeWritten();
+  int markWritten(const UffdMapping& mapping);
   // Takes the bits of a mapping's pages run by run; those that `use` fails for are set again.
   int takeRuns(AtomicBitmap& bits, const UffdMapping& mapping,
                const std::function<int(uint64_t offset, uint64_t length)>& use);

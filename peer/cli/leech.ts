@@ -31,6 +31,8 @@ import { joinPatiently, STATE_OPTIONS, stateDirectory, type Resumed } from "./re
 
 const DOWNTIME_BUDGET_DEFAULT_MS = 300;
 const DATA_STREAMS_DEFAULT = 4;
+/** Between two looks at the path, for the read-ahead of exports. */
+const FOLLOW_INTERVAL_MS = 1_000;
 
 export const leechSpec: CommandSpec = {
   name: "leech",
@@ -169,14 +171,21 @@ export async function leech(
       },
       onEvent: (event) => showEvent(output, event),
       ...options,
-      onResume: (signal) => place.onResume(signal),
+      onResume: async (signal) => {
+        // A file keeps the read-ahead that was in force when it was opened.
+        place.follow(running.progress());
+        await place.onResume(signal);
+      },
     });
     const running = leecher;
     interrupt.handle((count) => interrupted(running, output, count));
     const stopProgress = showProgress(output, () => running.progress());
+    const following = setInterval(() => place.follow(running.progress()), FOLLOW_INTERVAL_MS);
     try {
       await running.run();
       stopProgress();
+      clearInterval(following);
+      place.follow(undefined);
       place.keep();
       if (place.exported && interrupt.count === 0) {
         output.note(`${place.paths.join(", ")} stays until Ctrl-C`);
@@ -199,6 +208,7 @@ export async function leech(
       return ExitCode.failed;
     } finally {
       stopProgress();
+      clearInterval(following);
       output.close();
       await control.close();
     }

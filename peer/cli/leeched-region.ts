@@ -11,6 +11,7 @@ import { messageOf } from "../../relay/protocol/errors.ts";
 import { MigrationError } from "../errors.ts";
 import { Exports } from "../export/exports.ts";
 import type { ExportPlace } from "../export/place.ts";
+import type { PeerPath } from "../export/read-ahead.ts";
 import { isServed } from "../export/spec.ts";
 import type { LeecherPhase } from "../journal/journal.ts";
 import type { SessionDirectory } from "../journal/session-directory.ts";
@@ -106,6 +107,11 @@ export class LeechedRegions {
 
   keep(): void {
     this.#keep = true;
+  }
+
+  /** How far away is what is missing here; `undefined`: nothing is. */
+  follow(path: PeerPath | undefined): void {
+    this.#exports.follow(path);
   }
 
   async prepare(offer: OfferMessage): Promise<Destination> {

@@ -6,13 +6,17 @@
 import { execFile } from "node:child_process";
 import { open, readFile, writeFile } from "node:fs/promises";
 import { basename } from "node:path";
+import { setTimeout as sleep } from "node:timers/promises";
 import { promisify } from "node:util";
 
 const run = promisify(execFile);
 
 /** The kernel's 128 KiB are a tenth of what a link with a long round trip carries. */
-const READ_AHEAD_KIB = 4096;
+export const DEVICE_READ_AHEAD_BYTES = 4096 * 1024;
 const REQUEST_KIB = 1024;
+
+/** How long a workload waits for its device to be as fast as it can be. */
+const TUNE_PATIENCE_MS = 100;
 
 const SECTOR_BYTES = 512;
 
@@ -30,14 +34,19 @@ export function unfitForDevice(
 }
 
 /**
- * Best effort: without the right to, the device is only slower. Not to be waited for: the kernel lets what is under
- * way on the device end first, and that may be a read of a chunk that is still elsewhere.
+ * Best effort: without the right to, the device is only slower. Waited for a moment only: the kernel lets what is
+ * under way on the device end first, and that may be a read of a chunk that is still elsewhere. So this is for a new
+ * device, and not for one in use.
  */
-export async function tune(device: string): Promise<void> {
+export async function tune(device: string, readAheadBytes: number): Promise<void> {
+  await Promise.race([applySettings(device, readAheadBytes), sleep(TUNE_PATIENCE_MS)]);
+}
+
+async function applySettings(device: string, readAheadBytes: number): Promise<void> {
   const queue = `/sys/block/${basename(device)}/queue`;
   for (const [setting, value] of [
     ["max_sectors_kb", REQUEST_KIB],
-    ["read_ahead_kb", READ_AHEAD_KIB],
+    ["read_ahead_kb", Math.floor(readAheadBytes / 1024)],
   ] as const) {
     await writeFile(`${queue}/${setting}`, `${value}`).catch(() => undefined);
   }

@@ -11,6 +11,7 @@ import { NbdKernelPlace } from "./nbd-kernel.ts";
 import { NbdPlace } from "./nbd.ts";
 import type { NbdTlsOptions } from "./nbd-tls.ts";
 import type { ExportPlace } from "./place.ts";
+import type { PeerPath } from "./read-ahead.ts";
 import { formatExport, type ExportSpec } from "./spec.ts";
 import { UffdPlace } from "./uffd.ts";
 
@@ -61,7 +62,12 @@ export class Exports {
 
   /** What is still in programs' own memory is in the regions when this resolves. The gates must let writes pass. */
   async settle(): Promise<void> {
-    await Promise.all([...this.#places.values()].map((place) => place.settle?.()));
+    await Promise.all([...this.#places.values()].map(async (place) => await place.settle?.()));
+  }
+
+  /** How far away is what is missing here; `undefined`: nothing is. */
+  follow(path: PeerPath | undefined): void {
+    for (const place of this.#places.values()) place.follow?.(path);
   }
 
   async close(): Promise<void> {

@@ -9,10 +9,19 @@ import { loadNative, NativeError, type FuseMount, type NativeRegion } from "../.
 import { MigrationError } from "../errors.ts";
 import type { Holdings } from "../supervisor/held.ts";
 import type { ExportPlace } from "./place.ts";
+import { ReadAhead, type PeerPath } from "./read-ahead.ts";
+
+/** What the addon sets by itself. */
+const READ_AHEAD_BYTES = 1024 * 1024;
 
 export class FusePlace implements ExportPlace {
   readonly mount: FuseMount;
   readonly #directory: string;
+  // Best effort: without root it stays what it is.
+  readonly #readAhead = new ReadAhead(
+    READ_AHEAD_BYTES,
+    (bytes) => void this.mount.setReadAhead(bytes),
+  );
 
   /** @throws MigrationError `USAGE` if this host does not let us mount, or not there */
   constructor(directory: string, holdings: Holdings) {
@@ -38,6 +47,10 @@ export class FusePlace implements ExportPlace {
 
   attach(): Promise<void> {
     return Promise.resolve();
+  }
+
+  follow(path: PeerPath | undefined): void {
+    this.#readAhead.follow(path);
   }
 
   flush(name: string): Promise<void> {

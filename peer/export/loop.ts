@@ -16,15 +16,18 @@ import { loadNative } from "../../native/index.ts";
 import { messageOf } from "../../relay/protocol/errors.ts";
 import { MigrationError } from "../errors.ts";
 import type { Holdings } from "../supervisor/held.ts";
-import { tune, unfitForDevice, writeBack } from "./block-device.ts";
+import { DEVICE_READ_AHEAD_BYTES, tune, unfitForDevice, writeBack } from "./block-device.ts";
 import { mountFuse } from "./fuse.ts";
 import type { ExportPlace } from "./place.ts";
+import { ReadAhead, type PeerPath } from "./read-ahead.ts";
 
 const run = promisify(execFile);
 
 export class LoopPlace implements ExportPlace {
   readonly mount: FuseMount;
   readonly #wanted: string;
+  // In force when a device is attached: see `tune`.
+  readonly #readAhead = new ReadAhead(DEVICE_READ_AHEAD_BYTES, () => undefined);
   readonly #devices = new Map<string, string>();
   readonly #names: string[] = [];
 
@@ -66,8 +69,12 @@ export class LoopPlace implements ExportPlace {
       const file = join(this.mount.directory, name);
       const device = (await attachedTo(file)) ?? (await this.#attach(file));
       this.#devices.set(name, device);
-      void tune(device);
+      await tune(device, this.#readAhead.bytes);
     }
+  }
+
+  follow(path: PeerPath | undefined): void {
+    this.#readAhead.follow(path);
   }
 
   async flush(name: string): Promise<void> {

@@ -9,14 +9,17 @@
 import { existsSync, readdirSync, readFileSync } from "node:fs";
 import { loadNative, NativeError, type NativeRegion, type NbdDevice } from "../../native/index.ts";
 import { MigrationError } from "../errors.ts";
-import { tune, unfitForDevice, writeBack } from "./block-device.ts";
+import { DEVICE_READ_AHEAD_BYTES, tune, unfitForDevice, writeBack } from "./block-device.ts";
 import type { ExportPlace } from "./place.ts";
+import { ReadAhead, type PeerPath } from "./read-ahead.ts";
 
 const PREFIX = "memferry:";
 
 export class NbdKernelPlace implements ExportPlace {
   readonly #wanted: string;
   readonly #session: string;
+  // In force when a device is attached: see `tune`.
+  readonly #readAhead = new ReadAhead(DEVICE_READ_AHEAD_BYTES, () => undefined);
   readonly #regions = new Map<string, NativeRegion>();
   readonly #devices = new Map<string, NbdDevice>();
 
@@ -72,12 +75,16 @@ export class NbdKernelPlace implements ExportPlace {
           ...(index === undefined ? {} : { index }),
         });
         this.#devices.set(name, device);
-        if (own === undefined) void tune(device.path);
+        if (own === undefined) await tune(device.path, this.#readAhead.bytes);
       } catch (cause) {
         if (!(cause instanceof NativeError)) throw cause;
         throw this.#failure(cause.message, cause);
       }
     }
+  }
+
+  follow(path: PeerPath | undefined): void {
+    this.#readAhead.follow(path);
   }
 
   async flush(name: string): Promise<void> {

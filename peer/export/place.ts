@@ -4,6 +4,7 @@
  * @module
  */
 import type { FuseMount, NativeRegion } from "../../native/index.ts";
+import type { PeerPath } from "./read-ahead.ts";
 
 export interface ExportPlace {
   /** Set where a successor of this process can take it over. */
@@ -16,6 +17,8 @@ export interface ExportPlace {
   serve(): boolean;
   /** The gate is open: what looks at a region as soon as it sees it may see it now. */
   attach(): Promise<void>;
+  /** How far away is what is missing; `undefined`: nothing is. The kernel reads ahead accordingly. */
+  follow?(path: PeerPath | undefined): void;
   /** Brings what the kernel holds back of a region's writes to the region. The gate must let writes pass. */
   flush(name: string): Promise<void>;
   /** The same with the gate at `draining`, and lets the kernel forget what it has cached. */

@@ -50,7 +50,10 @@ export class ProgramUser implements ExportUser {
   readonly mapped: NonNullable<ExportUser["mapped"]>;
   readonly #waiting: Waiting[] = [];
   readonly #ended: Promise<void>;
-  #received = Buffer.alloc(0);
+  readonly #pieces: Buffer[] = [];
+  #bytes = 0;
+  /** For the next line, or for the answer that it announced. */
+  #needed = 1;
 
   constructor(program: string, args: readonly string[], env: NodeJS.ProcessEnv = {}) {
     this.process = spawn(program, args, {
@@ -110,18 +113,27 @@ export class ProgramUser implements ExportUser {
     return new Promise((resolve, reject) => this.#waiting.push({ resolve, reject }));
   }
 
+  // Put together when it is enough: a large answer comes in hundreds of pieces.
   #take(bytes: Buffer): void {
-    this.#received = Buffer.concat([this.#received, bytes]);
-    for (;;) {
-      const end = this.#received.indexOf(10);
+    this.#pieces.push(bytes);
+    this.#bytes += bytes.length;
+    while (this.#bytes >= this.#needed) {
+      const all = this.#pieces.length === 1 ? this.#pieces[0] : Buffer.concat(this.#pieces);
+      if (all === undefined) return;
+      this.#pieces.splice(0, this.#pieces.length, all);
+      const end = all.indexOf(10);
       if (end < 0) return;
-      const line = this.#received.subarray(0, end).toString();
+      const line = all.subarray(0, end).toString();
       const length = Number(/^ok (\d+)$/.exec(line)?.[1] ?? 0);
-      const rest = this.#received.subarray(end + 1);
-      if (rest.length < length) return;
-      this.#received = rest.subarray(length);
+      this.#needed = end + 1 + length;
+      if (all.length < this.#needed) return;
+      const answer = all.subarray(end + 1, this.#needed);
+      const rest = all.subarray(this.#needed);
+      this.#pieces.splice(0, 1, rest);
+      this.#bytes = rest.length;
+      this.#needed = 1;
       const waiting = this.#waiting.shift();
-      if (line.startsWith("ok ")) waiting?.resolve(rest.subarray(0, length));
+      if (line.startsWith("ok ")) waiting?.resolve(answer);
       else waiting?.reject(new Error(line));
     }
   }

@@ -1,7 +1,7 @@
 /**
  * What a local hit costs through each export, against somebody else's server or a plain file in the same run.
  *
- *     npm run bench:region -- [--json] [--only nbd,fuse,file] [--rounds 3]
+ *     npm run bench:region -- [--json] [--only nbd,fuse,file,uffd] [--rounds 3]
  *
  * @module
  */
@@ -9,11 +9,12 @@ import { writeFileSync, mkdtempSync, rmSync } from "node:fs";
 import { availableParallelism, tmpdir } from "node:os";
 import { join } from "node:path";
 import { parseArgs } from "node:util";
-import { requireFuse, requireTool, type Requirement } from "../../support/requires.ts";
+import { requireFuse, requireTool, requireUffd, type Requirement } from "../../support/requires.ts";
 import type { Line } from "./compare.ts";
 import { benchFile } from "./file.ts";
 import { benchFuse } from "./fuse.ts";
 import { benchNbd } from "./nbd.ts";
+import { benchUffd } from "./uffd.ts";
 
 interface Section {
   readonly needs: readonly Requirement[];
@@ -34,6 +35,7 @@ const sections: Readonly<Record<string, Section>> = {
   },
   fuse: { needs: [requireTool("fio"), requireFuse()], run: benchFuse },
   file: { needs: [requireFuse()], run: benchFile },
+  uffd: { needs: [requireUffd("async")], run: benchUffd },
 };
 const wanted = values.only?.split(",") ?? Object.keys(sections);
 const folder = mkdtempSync(join(tmpdir(), "memferry-bench-"));

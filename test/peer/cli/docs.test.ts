@@ -8,6 +8,7 @@ import { recoverSpec } from "../../../peer/cli/recover.ts";
 import { resumeSpec } from "../../../peer/cli/resume.ts";
 import { seedSpec } from "../../../peer/cli/seed.ts";
 import { sessionsSpec } from "../../../peer/cli/sessions.ts";
+import { shimSpec } from "../../../peer/cli/shim.ts";
 import { verifySpec } from "../../../peer/cli/verify.ts";
 import { VERSION } from "../../../peer/version.ts";
 import { HELP as RELAY_HELP } from "../../../relay/config.ts";
@@ -22,6 +23,7 @@ const specs: readonly CommandSpec[] = [
   verifySpec,
   sessionsSpec,
   loginSpec,
+  shimSpec,
 ];
 
 /** The part of docs/cli.md on one command; empty if it has none. */
