@@ -247,6 +247,42 @@ describe.each(["node", "deno"] as const)("the library on %s", (runtime) => {
     expect(await sameContent(from, to)).toBe(true);
   });
 
+  test("abandon() after the commit leaves at once, and memferry resume goes on", async (ctx) => {
+    skipUnless(ctx, requireFuse());
+    const from = stage.file(`left-${++runs}`);
+    const to = stage.file(`left-to-${runs}`);
+    const state = stage.file(`left-state-${runs}`);
+    const place = await stage.folder(`left-at-${runs}`);
+    await makeFile(from, 96 * MIB);
+    const { source, ticket } = await offered(runtime, { file: from });
+    const destination = program(runtime, DESTINATION, {
+      ticket,
+      leech: { file: to, export: `fuse:${place}`, mode: "postcopy", stateDir: state },
+      abandonAt: "committed",
+    });
+    await expectEnds(destination);
+    expect(destination.last("error")).toMatchObject({
+      code: "CANCELLED",
+      message: "the operator left",
+    });
+    expect(destination.last("not here")).toMatchObject({ committed: true });
+    expect(destination.last("not here")?.["state"]).not.toContain("here");
+    expect(stage.mounts()).toEqual([]);
+    const session = text(source.last("ticket"), "session");
+    const resumed = stage.memferry("memferry resume", [
+      "resume",
+      session,
+      "--state-dir",
+      state,
+      "--json",
+    ]);
+    await resumed.waitFor("serving");
+    await expectEnds(source);
+    expect(await sameContent(from, to)).toBe(true);
+    resumed.kill("SIGTERM");
+    await resumed.expectExit(0);
+  });
+
   test("onSuspend that throws: the workload goes on at the source", async (ctx) => {
     skipUnless(ctx, requireUffd());
     const { source, ticket } = await offered(runtime, {

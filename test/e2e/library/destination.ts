@@ -9,6 +9,7 @@ interface Given {
   /** Look at memory at once, from the last page to the first. */
   readonly touch?: boolean;
   readonly abortAt?: string;
+  readonly abandonAt?: string;
   /** Hand over once this file is there. */
   readonly finalizeWhen?: string;
 }
@@ -27,6 +28,7 @@ try {
   const events = sayEvents(session);
   session.on("phase", ({ phase }) => {
     if (phase === options.abortAt) abort.abort();
+    if (phase === options.abandonAt) void session.abandon("the operator left");
   });
   const { finalizeWhen } = options;
   if (finalizeWhen !== undefined) {
@@ -58,7 +60,11 @@ try {
       () => "resumed",
       (reason: unknown) => String(reason),
     );
-    say("not here", { why });
+    say("not here", {
+      why,
+      committed: session.committed,
+      state: session.regions.map(({ state }) => state),
+    });
   }
   await events;
 } catch (error) {
