@@ -30,11 +30,15 @@ export function readAheadBytes({ rttMs, bytesPerS }: PeerPath, floorBytes: numbe
   return Math.min(READ_AHEAD_BYTES_MAX, Math.max(floorBytes, product));
 }
 
-/** Follows a path without a system call per round trip. */
+/**
+ * Follows a path. Its rate is the most it has carried and its length the shortest round trip (as BBR has it, Cardwell
+ * and others 2016): a reader that pauses makes a path look slow, and a queue makes it look long.
+ */
 export class ReadAhead {
   readonly #floorBytes: number;
   readonly #set: (bytes: number) => void;
   #bytes: number;
+  #path: PeerPath = { rttMs: Infinity, bytesPerS: 0 };
 
   /** @param set Told of each new value; the floor is in force already. */
   constructor(floorBytes: number, set: (bytes: number) => void) {
@@ -47,15 +51,22 @@ export class ReadAhead {
     return this.#bytes;
   }
 
-  /**
-   * Up at once; down only by half, because a reader that pauses makes a path look slow.
-   *
-   * @param path `undefined`: everything is here.
-   */
+  /** @param path As it was just measured; `undefined`: everything is here. */
   follow(path: PeerPath | undefined): void {
-    const bytes = path === undefined ? this.#floorBytes : readAheadBytes(path, this.#floorBytes);
-    const isLittleLess = path !== undefined && bytes < this.#bytes && bytes * 2 > this.#bytes;
-    if (bytes === this.#bytes || isLittleLess) return;
+    if (path === undefined) {
+      this.#put(this.#floorBytes);
+      return;
+    }
+    if (path.rttMs === 0) return;
+    this.#path = {
+      rttMs: Math.min(this.#path.rttMs, path.rttMs),
+      bytesPerS: Math.max(this.#path.bytesPerS, path.bytesPerS),
+    };
+    this.#put(readAheadBytes(this.#path, this.#floorBytes));
+  }
+
+  #put(bytes: number): void {
+    if (bytes === this.#bytes) return;
     this.#bytes = bytes;
     this.#set(bytes);
   }

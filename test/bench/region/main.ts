@@ -1,7 +1,7 @@
 /**
  * What a local hit costs through each export, against somebody else's server or a plain file in the same run.
  *
- *     npm run bench:region -- [--json] [--only nbd,fuse,file,uffd] [--rounds 3]
+ *     npm run bench:region -- [--json] [--only nbd,fuse,readahead,warm,file,uffd] [--rounds 3]
  *
  * @module
  */
@@ -9,8 +9,15 @@ import { writeFileSync, mkdtempSync, rmSync } from "node:fs";
 import { availableParallelism, tmpdir } from "node:os";
 import { join } from "node:path";
 import { parseArgs } from "node:util";
-import { requireFuse, requireTool, requireUffd, type Requirement } from "../../support/requires.ts";
+import {
+  requireFuse,
+  requireRoot,
+  requireTool,
+  requireUffd,
+  type Requirement,
+} from "../../support/requires.ts";
 import type { Line } from "./compare.ts";
+import { benchReadAhead, benchWarm } from "./far.ts";
 import { benchFile } from "./file.ts";
 import { benchFuse } from "./fuse.ts";
 import { benchNbd } from "./nbd.ts";
@@ -30,12 +37,17 @@ const { values } = parseArgs({
 });
 const sections: Readonly<Record<string, Section>> = {
   nbd: {
-    needs: [requireTool("fio"), requireTool("nbdkit"), requireTool("nbdcopy")],
+    needs: [requireTool("fio"), requireTool("nbdkit"), requireTool("nbdcopy"), requireTool("cc")],
     run: benchNbd,
   },
-  fuse: { needs: [requireTool("fio"), requireFuse()], run: benchFuse },
+  fuse: {
+    needs: [requireTool("fio"), requireTool("cc"), requireFuse(), requireRoot()],
+    run: benchFuse,
+  },
+  readahead: { needs: [requireTool("fio"), requireFuse(), requireRoot()], run: benchReadAhead },
+  warm: { needs: [requireTool("fio"), requireFuse()], run: benchWarm },
   file: { needs: [requireFuse()], run: benchFile },
-  uffd: { needs: [requireUffd("async")], run: benchUffd },
+  uffd: { needs: [requireUffd("async"), requireTool("cc")], run: benchUffd },
 };
 const wanted = values.only?.split(",") ?? Object.keys(sections);
 const folder = mkdtempSync(join(tmpdir(), "memferry-bench-"));

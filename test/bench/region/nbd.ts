@@ -5,6 +5,7 @@ import { fio, Processes, timed } from "./processes.ts";
 
 const MIB = 1024;
 const AGAINST = "nbdkit memory";
+const CEILING = "a server of one buffer";
 
 export async function benchNbd(
   folder: string,
@@ -20,7 +21,10 @@ export async function benchNbd(
     ["-f", "-U", theirSocket, "memory", `${MIB}M`],
     theirSocket,
   );
+  const ceilingSocket = join(folder, "ceiling.sock");
+  await processes.ceiling(MIB, "nbd", folder, ceilingSocket);
   const ours = `nbd+unix:///region?socket=${ourSocket}`;
+  const ceiling = `nbd+unix:///?socket=${ceilingSocket}`;
   const theirs = `nbd+unix:///?socket=${theirSocket}`;
   for (const uri of [ours, theirs]) {
     await fio({
@@ -54,6 +58,20 @@ export async function benchNbd(
           atLeast,
           ours: () => measure(ours),
           theirs: () => measure(theirs),
+        },
+        rounds,
+      ),
+    );
+    if (!small) continue;
+    onLine(
+      await compare(
+        {
+          name: `nbd ${job.rw} ${job.bs} depth ${job.iodepth}`,
+          unit: "IOPS",
+          against: CEILING,
+          atLeast: 0.8,
+          ours: () => measure(ours),
+          theirs: () => measure(ceiling),
         },
         rounds,
       ),

@@ -2,22 +2,56 @@
 import { execFile, spawn, type ChildProcess } from "node:child_process";
 import { once } from "node:events";
 import { existsSync } from "node:fs";
+import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { promisify } from "node:util";
+import type { FarOptions } from "./far-server.ts";
 
 const run = promisify(execFile);
 
 export class Processes implements AsyncDisposable {
   readonly #children: ChildProcess[] = [];
+  /** Those that end by themselves, with their mounts; the others are told. */
+  readonly #ending = new Set<ChildProcess>();
 
   /** Starts our server and waits until it answers. */
   async server(mib: number, kind: "nbd" | "fuse", place: string): Promise<void> {
-    const script = `${import.meta.dirname}/server.ts`;
-    const child = spawn(process.execPath, [script, String(mib), kind, place], {
-      stdio: ["pipe", "pipe", "inherit"],
-    });
+    await this.#untilReady(process.execPath, [
+      `${import.meta.dirname}/server.ts`,
+      String(mib),
+      kind,
+      place,
+    ]);
+  }
+
+  /** Starts a server of a region whose chunks are, or were, elsewhere; see `far-server.ts`. */
+  async farServer(mib: number, directory: string, options: FarOptions): Promise<void> {
+    const script = `${import.meta.dirname}/far-server.ts`;
+    await this.#untilReady(process.execPath, [
+      script,
+      String(mib),
+      directory,
+      JSON.stringify(options),
+    ]);
+  }
+
+  /** Compiles and starts the least server of its kind. */
+  async ceiling(mib: number, kind: "nbd" | "fuse", folder: string, place: string): Promise<void> {
+    const program = join(folder, `ceiling-${kind}`);
+    const source = `${import.meta.dirname}/ceiling/${kind}.c`;
+    await run("cc", ["-O2", "-pthread", "-o", program, source]);
+    await this.#untilReady(program, [place, String(mib)]);
+  }
+
+  /** Ends when its standard input does. */
+  async #untilReady(program: string, args: readonly string[]): Promise<void> {
+    const child = spawn(program, args, { stdio: ["pipe", "pipe", "inherit"] });
     this.#children.push(child);
-    await once(child.stdout, "data");
+    const [line] = (await Promise.race([once(child.stdout, "data"), once(child, "exit")])) as [
+      unknown,
+    ];
+    if (!Buffer.isBuffer(line)) throw new Error(`${program} did not start`);
+    this.#ending.add(child);
   }
 
   /** Starts a program that makes a socket. */
@@ -35,8 +69,7 @@ export class Processes implements AsyncDisposable {
       if (child.exitCode !== null) continue;
       const gone = once(child, "exit");
       child.stdin?.end();
-      // Ours ends by itself, with its mount; others are told.
-      if (child.spawnfile !== process.execPath) child.kill("SIGTERM");
+      if (!this.#ending.has(child)) child.kill("SIGTERM");
       await gone;
     }
   }
@@ -49,6 +82,8 @@ export interface FioJob {
   readonly mib: number;
   /** Without it, one pass over everything. */
   readonly seconds?: number;
+  /** Random offsets, each of them once. */
+  readonly once?: boolean;
   /** An option each, as fio has them. */
   readonly more: readonly string[];
 }
@@ -64,10 +99,11 @@ export async function fio({
   iodepth = 1,
   mib,
   seconds,
+  once = false,
   more,
 }: FioJob): Promise<FioFigures> {
   const timed = seconds === undefined ? [] : ["--time_based", `--runtime=${seconds}`];
-  const random = rw.startsWith("rand") ? ["--norandommap"] : [];
+  const random = rw.startsWith("rand") && !once ? ["--norandommap"] : [];
   const { stdout } = await run(
     "fio",
     [

@@ -22,21 +22,24 @@ test("readAheadBytes() takes a path whose rate nobody knows for one of a gigabit
   expect(readAheadBytes({ rttMs: 0, bytesPerS: 0 }, MIB)).toBe(MIB);
 });
 
-test("ReadAhead.follow() goes up at once, down by half at least, and to the floor when all is here", () => {
+test("ReadAhead.follow() takes the most that a path has carried and its shortest round trip, until all is here", () => {
   const set: number[] = [];
   const readAhead = new ReadAhead(MIB, (bytes) => set.push(bytes / MIB));
-  const at = (bytesPerS: number): void => readAhead.follow({ rttMs: 100, bytesPerS });
-  at(5 * MIB);
+  const at = (rttMs: number, mibPerS: number): void =>
+    readAhead.follow({ rttMs, bytesPerS: mibPerS * MIB });
+  at(0, 100);
+  at(100, 5);
   expect(set).toEqual([]);
-  at(100 * MIB);
-  at(100 * MIB);
-  at(120 * MIB);
-  at(70 * MIB);
-  expect(set).toEqual([10, 12]);
-  at(50 * MIB);
-  expect(set).toEqual([10, 12, 5]);
+  at(100, 100);
+  at(100, 20);
+  at(150, 90);
+  expect(set).toEqual([10]);
+  at(150, 200);
+  expect(set).toEqual([10, 20]);
+  at(50, 200);
+  expect(set).toEqual([10, 20, 10]);
   readAhead.follow(undefined);
   readAhead.follow(undefined);
-  expect(set).toEqual([10, 12, 5, 1]);
+  expect(set).toEqual([10, 20, 10, 1]);
   expect(readAhead.bytes).toBe(MIB);
 });
