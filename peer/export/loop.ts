@@ -7,9 +7,9 @@
  * @module
  */
 import { execFile } from "node:child_process";
-import { chmodSync, existsSync, mkdtempSync, rmdirSync } from "node:fs";
+import { chmodSync, existsSync, mkdtempSync, readdirSync, readFileSync, rmdirSync } from "node:fs";
 import { tmpdir } from "node:os";
-import { basename, join } from "node:path";
+import { basename, dirname, join } from "node:path";
 import { promisify } from "node:util";
 import type { FuseMount, NativeRegion } from "../../native/index.ts";
 import { loadNative } from "../../native/index.ts";
@@ -23,6 +23,10 @@ import { ReadAhead, type PeerPath } from "./read-ahead.ts";
 
 const run = promisify(execFile);
 
+const FOLDER_PREFIX = "memferry-loop-";
+/** A mount that says nothing for so long is somebody's who is busy, and not ours to touch. */
+const LOOK_MS = 2_000;
+
 export class LoopPlace implements ExportPlace {
   readonly mount: FuseMount;
   readonly #wanted: string;
@@ -34,7 +38,7 @@ export class LoopPlace implements ExportPlace {
   /** @param wanted `auto`, or the device. @throws MigrationError `USAGE` */
   constructor(wanted: string, holdings: Holdings) {
     this.#wanted = wanted;
-    const prefix = join(tmpdir(), `memferry-loop-${basename(wanted)}-`);
+    const prefix = join(tmpdir(), `${FOLDER_PREFIX}${basename(wanted)}-`);
     // Of the process before this one, if it was killed.
     const [kept] = Object.entries(holdings.mounts).filter(([path]) => path.startsWith(prefix));
     if (kept !== undefined) {
@@ -65,6 +69,7 @@ export class LoopPlace implements ExportPlace {
   }
 
   async attach(): Promise<void> {
+    await releaseStale();
     for (const name of this.#names) {
       const file = join(this.mount.directory, name);
       const device = (await attachedTo(file)) ?? (await this.#attach(file));
@@ -132,6 +137,32 @@ async function attachedTo(file: string): Promise<string | undefined> {
   ]);
   const [device] = stdout.trim().split("\n");
   return device === "" ? undefined : device;
+}
+
+/** Devices over mounts whose server was killed together with who could have gone on: nobody will answer there again. */
+async function releaseStale(): Promise<void> {
+  for (const name of readdirSync("/sys/block").filter((entry) => /^loop\d+$/.test(entry))) {
+    const backing = `/sys/block/${name}/loop/backing_file`;
+    const file = existsSync(backing) ? readFileSync(backing, "utf8").trim() : "";
+    const folder = dirname(file);
+    if (!basename(folder).startsWith(FOLDER_PREFIX) || !(await isDead(folder))) continue;
+    // Best effort, one after the other: a device that is still in use goes when its last user does.
+    for (const [command, ...args] of [
+      ["losetup", "--detach", `/dev/${name}`],
+      ["umount", "--lazy", folder],
+      ["rmdir", folder],
+    ] as const) {
+      await run(command, args).catch(() => undefined);
+    }
+  }
+}
+
+/** Asked in another process: this one must not wait for a mount. */
+async function isDead(folder: string): Promise<boolean> {
+  return await run("stat", [folder], { timeout: LOOK_MS }).then(
+    () => false,
+    (error: unknown) => messageOf(error).includes("endpoint is not connected"),
+  );
 }
 
 /** @throws MigrationError `USAGE` */
