@@ -67,7 +67,10 @@ export class FusePlace implements ExportPlace {
 }
 
 /** @throws MigrationError `USAGE` */
-export function mountFuse(directory: string, what = `--export fuse:${directory}`): FuseMount {
+export function mountFuse(
+  directory: string,
+  { what = `--export fuse:${directory}`, warm = true }: { what?: string; warm?: boolean } = {},
+): FuseMount {
   const addon = loadNative();
   const probe = addon.probeFuse();
   if (!probe.available) {
@@ -77,7 +80,7 @@ export function mountFuse(directory: string, what = `--export fuse:${directory}`
     );
   }
   try {
-    return addon.mountFuse({ directory });
+    return addon.mountFuse({ directory, warm });
   } catch (cause) {
     if (!(cause instanceof NativeError)) throw cause;
     throw new MigrationError("USAGE", `${what}: ${mountFailure(cause)}`, { cause });

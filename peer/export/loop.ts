@@ -1,7 +1,7 @@
 /**
  * Regions as block devices where the kernel has no NBD: a loop device over a file of a FUSE mount of our own.
  *
- * The loop device reads and writes that file directly, so nothing is cached twice. `losetup` attaches and detaches;
+ * The loop device reads and writes that file directly, so nothing is cached twice, and nothing is put into its cache. `losetup` attaches and detaches;
  * it opens the file in a process of its own, which the one that serves the file must never do on its main thread.
  *
  * @module
@@ -43,13 +43,13 @@ export class LoopPlace implements ExportPlace {
     const [kept] = Object.entries(holdings.mounts).filter(([path]) => path.startsWith(prefix));
     if (kept !== undefined) {
       const [directory, channels] = kept;
-      this.mount = loadNative().mountFuse({ directory, channels });
+      this.mount = loadNative().mountFuse({ directory, channels, warm: false });
       return;
     }
     requireFree(wanted);
     const directory = mkdtempSync(prefix);
     chmodSync(directory, 0o700);
-    this.mount = mountFuse(directory, `--export loop:${wanted}`);
+    this.mount = mountFuse(directory, { what: `--export loop:${wanted}`, warm: false });
   }
 
   add(name: string, region: NativeRegion): void {
