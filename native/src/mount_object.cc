@@ -4,12 +4,11 @@
 
 #include <chrono>
 #include <climits>
-#include <thread>
 #include <utility>
 
 #include "arguments.h"
+#include "ending.h"
 #include "region_object.h"
-#include "thread_name.h"
 
 namespace memferry {
 namespace {
@@ -162,23 +161,12 @@ Napi::Value MountObject::unmount(const Napi::CallbackInfo& info) {
     Napi::TypeError::New(env, "make mounts with mountFuse()").ThrowAsJavaScriptException();
     return env.Undefined();
   }
-  const auto pending = bridge_->open(env, {info.This()});
-  if (!server_) {
-    bridge_->resolve(pending.id);
-    return pending.promise;
-  }
-  // stop() waits for write-back and for threads, so another thread calls it. A second unmount() gets
-  // a thread of its own and waits for the first inside stop().
-  std::thread([this, server = server_, bridge = bridge_, id = pending.id] {
-    becomeHelperThread("memferry-umount");
-    server->stop(kUnmountPatience);
-    // Back on the JS thread `this` is alive: the promise that has yet to settle refers to it.
-    bridge->resolve(id, [this](Napi::Env settling) {
-      release();
-      return settling.Undefined();
-    });
-  }).detach();
-  return pending.promise;
+  return endLater(
+      bridge_, info.This(), "memferry-umount",
+      [server = server_] {
+        if (server) server->stop(kUnmountPatience);
+      },
+      [this] { release(); });
 }
 
 Napi::Value MountObject::channels(const Napi::CallbackInfo& info) {

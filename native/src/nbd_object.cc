@@ -1,11 +1,10 @@
 #include "nbd_object.h"
 
-#include <thread>
 #include <utility>
 
 #include "arguments.h"
+#include "ending.h"
 #include "region_object.h"
-#include "thread_name.h"
 
 namespace memferry {
 namespace {
@@ -162,23 +161,12 @@ Napi::Value NbdObject::stop(const Napi::CallbackInfo& info) {
     Napi::TypeError::New(env, "make servers with serveNbd()").ThrowAsJavaScriptException();
     return env.Undefined();
   }
-  const auto pending = bridge_->open(env, {info.This()});
-  if (!server_) {
-    bridge_->resolve(pending.id);
-    return pending.promise;
-  }
-  // stop() waits for threads, so another thread calls it. A second stop() gets a thread of its own and waits
-  // for the first inside.
-  std::thread([this, server = server_, bridge = bridge_, id = pending.id] {
-    becomeHelperThread("memferry-nbd-st");
-    server->stop();
-    // Back on the JS thread `this` is alive: the promise that has yet to settle refers to it.
-    bridge->resolve(id, [this](Napi::Env settling) {
-      release();
-      return settling.Undefined();
-    });
-  }).detach();
-  return pending.promise;
+  return endLater(
+      bridge_, info.This(), "memferry-nbd-st",
+      [server = server_] {
+        if (server) server->stop();
+      },
+      [this] { release(); });
 }
 
 void NbdObject::release() {
