@@ -3,6 +3,7 @@
  *
  * @module
  */
+import { isMainThread } from "node:worker_threads";
 import {
   failsStreamOptions,
   messageOf,
@@ -100,6 +101,8 @@ async function failsClient(): Loaded {
 }
 
 async function rwebtransportClient(): Loaded {
+  // Its callbacks abort the whole process if they come while the thread that they are for is being ended.
+  if (!isMainThread) return { unavailable: `${RWEBTRANSPORT} is safe on the main thread only` };
   const major = Number(process.versions.node.split(".")[0]);
   // Outside these the package throws at first use, not when it loads.
   if (major !== 24 && major !== 26) {
