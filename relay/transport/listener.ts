@@ -278,6 +278,8 @@ function guard(server: HttpServer | HttpsServer, options: ListenOptions, sockets
     passReadStopBelowTls(socket);
   });
   server.on("clientError", (error, socket) => {
+    // Who leaves before it has asked for anything, as a peer does that does not know our certificate, is no problem.
+    if (codeOf(error) === "ECONNRESET") return destroyLater(socket);
     report(options, "request", socket, error);
     const status = codeOf(error) === "HPE_HEADER_OVERFLOW" ? "431" : "400";
     if (socket.writable) {
