@@ -49,7 +49,12 @@ export class LoopPlace implements ExportPlace {
     requireFree(wanted);
     const directory = mkdtempSync(prefix);
     chmodSync(directory, 0o700);
-    this.mount = mountFuse(directory, { what: `--export loop:${wanted}`, warm: false });
+    try {
+      this.mount = mountFuse(directory, { what: `--export loop:${wanted}`, warm: false });
+    } catch (error) {
+      rmdirSync(directory);
+      throw error;
+    }
   }
 
   add(name: string, region: NativeRegion): void {

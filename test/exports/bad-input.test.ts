@@ -7,6 +7,7 @@ import {
   existsSync,
   mkdirSync,
   readFileSync,
+  readdirSync,
   rmSync,
   writeFileSync,
 } from "node:fs";
@@ -135,11 +136,12 @@ describe("a place that cannot be:", () => {
     for (const one of [home, `${home}/memferry`, `${home}/memferry/config.json`]) {
       chownSync(one, NOBODY_UID, NOBODY_UID);
     }
-    const environment = { XDG_CONFIG_HOME: home, XDG_STATE_HOME: home };
+    const environment = { XDG_CONFIG_HOME: home, XDG_STATE_HOME: home, TMPDIR: home };
     await expectRefusal("loop:auto", /only root|sudo|fusermount3/, [], {
       environment,
       asNobody: true,
     });
+    expect(readdirSync(home).filter((name) => name.startsWith("memferry-loop"))).toEqual([]);
   });
 });
 
