@@ -257,6 +257,11 @@ bool UffdSpace::serve(uint64_t address, std::unique_ptr<Fault>& made) {
     if (options_.fault.zero(start, kPage, done) == EEXIST) options_.fault.wake(start, kPage);
     return true;
   }
+  // Thrown away: zeros, whatever the gate says. A flush that reads such a page must not wait for a gate that waits for it.
+  if (!page.shared && handed_.test(static_cast<uint32_t>(page.offset / kPage))) {
+    if (!fillPrivate(page, page, nullptr)) later(address);
+    return true;
+  }
   const uint64_t length = std::min(page.length, region_.bytes() - page.offset);
   const Admission admission = region_.begin(Access::read, page.offset, length);
   if (admission.status == Admission::kWait) {
