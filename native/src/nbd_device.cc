@@ -55,8 +55,9 @@ Failure NbdDevice::tellKernel(NbdNetlink::Device& device) {
   NbdNetlink netlink;
   Failure failure = options_.byIoctl ? Failure::named("ENODEV", "by ioctl") : netlink.open();
   if (!failure) return options_.again ? netlink.reconfigure(device) : netlink.connect(device);
-  // No client at all, or one that is older than netlink.
-  if (failure.code != "ENODEV" || options_.again || ::access("/sys/block/nbd0", F_OK) != 0) return failure;
+  // No client at all, one that is older than netlink, or no netlink for us.
+  const bool refused = failure.error == EPERM || failure.error == EACCES || failure.error == EAFNOSUPPORT;
+  if ((failure.code != "ENODEV" && !refused) || options_.again || ::access("/sys/block/nbd0", F_OK) != 0) return failure;
   ioctl_ = std::make_unique<NbdIoctl>();
   return ioctl_->connect(device);
 }

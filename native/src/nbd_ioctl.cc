@@ -4,6 +4,7 @@
 #include <fcntl.h>
 #include <linux/fs.h>
 #include <linux/nbd.h>
+#include <signal.h>
 #include <sys/ioctl.h>
 #include <unistd.h>
 
@@ -67,6 +68,10 @@ Failure NbdIoctl::connect(NbdNetlink::Device& device) {
 // All of it on one thread: the kernel lets only who began to set a device up go on with that.
 void NbdIoctl::run(NbdNetlink::Device device) {
   becomeHelperThread("memferry-nbd-io");
+  // Also the profiler's: a signal would end the call that the device lives in.
+  sigset_t all;
+  sigfillset(&all);
+  pthread_sigmask(SIG_SETMASK, &all, nullptr);
   const std::vector<int> candidates = device.index >= 0 ? std::vector<int>{device.index} : devices();
   Failure failure = Failure::system(EBUSY, "NBD_SET_SOCK");
   for (const int index : candidates) {
@@ -76,9 +81,13 @@ void NbdIoctl::run(NbdNetlink::Device device) {
       failure = Failure::system(errno, "open", pathOf(index));
       continue;
     }
-    failure = setUp(fd.get(), device);
-    if (failure.error == EBUSY) continue;  // somebody was faster
-    if (failure) ::ioctl(fd.get(), NBD_CLEAR_SOCK);
+    failure = takeSocket(fd.get(), device.sockets.front());
+    // Somebody was faster; EINVAL if it was by netlink. What is theirs must not be cleared.
+    if (failure.error == EBUSY || failure.error == EINVAL) continue;
+    if (!failure) {
+      failure = setUp(fd.get(), device);
+      if (failure) ::ioctl(fd.get(), NBD_CLEAR_SOCK);
+    }
     tell(index, failure);
     if (failure) return;
     // Until it is let go, or all of its connections have ended.
@@ -90,9 +99,13 @@ void NbdIoctl::run(NbdNetlink::Device device) {
   tell(-1, failure);
 }
 
+Failure NbdIoctl::takeSocket(int fd, int socket) {
+  return ::ioctl(fd, NBD_SET_SOCK, socket) == 0 ? Failure{} : Failure::system(errno, "NBD_SET_SOCK");
+}
+
 Failure NbdIoctl::setUp(int fd, const NbdNetlink::Device& device) {
-  for (const int socket : device.sockets) {
-    if (::ioctl(fd, NBD_SET_SOCK, socket) != 0) return Failure::system(errno, "NBD_SET_SOCK");
+  for (size_t i = 1; i < device.sockets.size(); i++) {
+    if (Failure failure = takeSocket(fd, device.sockets[i])) return failure;
   }
   if (::ioctl(fd, NBD_SET_BLKSIZE, static_cast<unsigned long>(device.blockBytes)) != 0) {
     return Failure::system(errno, "NBD_SET_BLKSIZE");

@@ -25,6 +25,7 @@ class NbdIoctl {
 
  private:
   void run(NbdNetlink::Device device);
+  static Failure takeSocket(int fd, int socket);
   Failure setUp(int fd, const NbdNetlink::Device& device);
   void tell(int index, Failure failure);
 

@@ -164,7 +164,7 @@ async function releaseStale(): Promise<void> {
 
 /** Asked in another process: this one must not wait for a mount. */
 async function isDead(folder: string): Promise<boolean> {
-  return await run("stat", [folder], { timeout: LOOK_MS }).then(
+  return await run("env", ["LC_ALL=C", "stat", folder], { timeout: LOOK_MS }).then(
     () => false,
     (error: unknown) => messageOf(error).includes("endpoint is not connected"),
   );
