@@ -84,12 +84,8 @@ void NbdServer::run() {
 }
 
 void NbdServer::accept() {
-  Descriptor socket(::accept4(listener_.get(), nullptr, nullptr, SOCK_CLOEXEC));
-  if (!socket) {
-    // No descriptor to be had: without a pause this would spin until there is one.
-    if (errno == EMFILE || errno == ENFILE || errno == ENOBUFS || errno == ENOMEM) ::usleep(10'000);
-    return;
-  }
+  Descriptor socket = acceptOne(listener_.get());
+  if (!socket) return;
   const int on = 1;
   if (options_.path.empty()) {
     ::setsockopt(socket.get(), IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);

@@ -36,6 +36,14 @@ class Descriptor {
   int fd_;
 };
 
+// The next connection of a listener; none if there is none to be had now.
+inline Descriptor acceptOne(int listener) {
+  Descriptor socket(::accept4(listener, nullptr, nullptr, SOCK_CLOEXEC));
+  // No descriptor is free: without a pause the caller would spin until there is one.
+  if (!socket && (errno == EMFILE || errno == ENFILE || errno == ENOBUFS || errno == ENOMEM)) ::usleep(10'000);
+  return socket;
+}
+
 // Each answers false at the end of the stream, on an error, or past the socket's timeout.
 
 inline ssize_t receiveSome(int fd, uint8_t* into, size_t room) {

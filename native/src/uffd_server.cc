@@ -85,12 +85,8 @@ void UffdServer::run() {
 }
 
 void UffdServer::accept() {
-  Descriptor socket(::accept4(listener_.fd(), nullptr, nullptr, SOCK_CLOEXEC));
-  if (!socket) {
-    // No descriptor to be had: without a pause this would spin until there is one.
-    if (errno == EMFILE || errno == ENFILE || errno == ENOBUFS || errno == ENOMEM) ::usleep(10'000);
-    return;
-  }
+  Descriptor socket = acceptOne(listener_.fd());
+  if (!socket) return;
   ::setsockopt(socket.get(), SOL_SOCKET, SO_RCVTIMEO, &kPatience, sizeof kPatience);
   ::setsockopt(socket.get(), SOL_SOCKET, SO_SNDTIMEO, &kPatience, sizeof kPatience);
   auto client = std::make_shared<Client>();

@@ -54,7 +54,6 @@ std::shared_ptr<UffdSpace> UffdSpace::start(Options options, Failure& failure) {
 
 UffdSpace::UffdSpace(Options options)
     : options_(std::move(options)),
-      isChild_(false),
       region_(*options_.region),
       handed_(pagesOf(region_)),
       written_(pagesOf(region_)),
@@ -63,8 +62,7 @@ UffdSpace::UffdSpace(Options options)
       wake_(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)) {}
 
 UffdSpace::UffdSpace(const UffdSpace& parent, Userfault fault)
-    : isChild_(true),
-      region_(parent.region_),
+    : region_(parent.region_),
       handed_(pagesOf(parent.region_)),
       written_(pagesOf(parent.region_)),
       discarded_(pagesOf(parent.region_)),

@@ -119,7 +119,6 @@ class UffdSpace {
   std::vector<UffdMapping> mappings() const;
 
   Options options_;
-  const bool isChild_;
   Region& region_;
   PageScan scan_;
   Tracking tracking_ = Tracking::async;

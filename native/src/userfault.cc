@@ -96,11 +96,6 @@ int Userfault::watch(uint64_t address, uint64_t length, uint64_t mode) const {
   return call(fd_.get(), UFFDIO_REGISTER, &arguments);
 }
 
-int Userfault::unwatch(uint64_t address, uint64_t length) const {
-  uffdio_range range = rangeOf(address, length);
-  return call(fd_.get(), UFFDIO_UNREGISTER, &range);
-}
-
 int Userfault::protect(uint64_t address, uint64_t length, bool on) const {
   uffdio_writeprotect arguments{};
   arguments.range = rangeOf(address, length);

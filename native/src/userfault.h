@@ -28,7 +28,6 @@ class Userfault {
 
   // 0 or an errno. `mode`: UFFDIO_REGISTER_MODE_*.
   int watch(uint64_t address, uint64_t length, uint64_t mode) const;
-  int unwatch(uint64_t address, uint64_t length) const;
   int protect(uint64_t address, uint64_t length, bool on) const;
   int wake(uint64_t address, uint64_t length) const;
   // Whoever touches it gets SIGBUS.

@@ -375,7 +375,8 @@ test.each(dialects)(
     const late = client.read(2 * CHUNK - 100, 200);
     const same = other.read(2 * CHUNK, 5);
     expect(await client.read(CHUNK, 3)).toEqual(Buffer.from([1, 1, 1]));
-    await until("both to wait", () => region.stats().parked === 2);
+    // Who waits is counted a moment before it is told.
+    await until("both to wait", () => region.stats().parked === 2 && faults.length > 0);
     // Two readers, one fetch.
     expect(faults.flat()).toEqual([2]);
     await storeChunks(region, [[2, full(2)]], true);

@@ -8,7 +8,7 @@ import { beforeEach, describe, expect, onTestFinished, test } from "vitest";
 
 import type { NativeRegion, RegionMapping, UffdServer } from "../../native/index.ts";
 import { compile, startUffdUser, type ProgramUser } from "../support/export-users.ts";
-import { image } from "../support/regions.ts";
+import { filledRegion, image } from "../support/regions.ts";
 import { requireUffd, skipUnless } from "../support/requires.ts";
 import {
   CHUNK,
@@ -281,7 +281,8 @@ describe("serveUffd", () => {
     const server = serve(region);
     const user = start(server, region);
     const touched = user.tell("touch", 6 * CHUNK + 77, 64);
-    await until("the waiters", () => region.stats().parked === 64);
+    // Who waits is counted a moment before it is told.
+    await until("the waiters", () => region.stats().parked === 64 && asked.length > 0);
     expect(asked).toEqual([6]);
     await storeChunks(region, [[6, new Uint8Array(CHUNK).fill(9)]], true);
     expect([...(await touched)]).toEqual([9]);
@@ -292,10 +293,8 @@ describe("serveUffd", () => {
     "pages that the program gives back are zeros, there and in the region: %s",
     async (tracking) => {
       const content = image(8 * CHUNK);
-      const region = openRegion({ bytes: content.length, present: "none" });
-      for (let i = 0; i < 8; i++) {
-        await storeChunks(region, [[i, content.subarray(i * CHUNK, (i + 1) * CHUNK)]], true);
-      }
+      const region = await filledRegion(content);
+      onTestFinished(() => region.close());
       const server = serve(region);
       const user = start(server, region, tracking === "sync" ? { tracking } : {});
       expect((await user.read(0, content.length)).equals(content)).toBe(true);
@@ -312,10 +311,8 @@ describe("serveUffd", () => {
 
   test("memory that the kernel moves stays the region", async () => {
     const content = image(8 * CHUNK);
-    const region = openRegion({ bytes: content.length, present: "none" });
-    for (let i = 0; i < 8; i++) {
-      await storeChunks(region, [[i, content.subarray(i * CHUNK, (i + 1) * CHUNK)]], true);
-    }
+    const region = await filledRegion(content);
+    onTestFinished(() => region.close());
     const server = serve(region);
     const user = start(server, region);
     await user.read(0, CHUNK);
@@ -331,10 +328,8 @@ describe("serveUffd", () => {
 
   test("a child of the program reads what its parent would, and dies before it reads zeros", async () => {
     const content = image(8 * CHUNK);
-    const region = openRegion({ bytes: content.length, present: "none" });
-    for (let i = 0; i < 8; i++) {
-      await storeChunks(region, [[i, content.subarray(i * CHUNK, (i + 1) * CHUNK)]], true);
-    }
+    const region = await filledRegion(content);
+    onTestFinished(() => region.close());
     const server = serve(region);
     const user = start(server, region);
     await user.write(5, Buffer.from("the parent's"));
