@@ -19,11 +19,13 @@ import {
   PREFACE_BYTES_MAX,
   PREFACE_DEADLINE_MS,
   PROGRESS_PER_SECOND_MAX,
+  SIGNALS_AT_ONCE_MAX,
+  SIGNALS_PER_SECOND_MAX,
 } from "../protocol/limits.ts";
 import { toHex } from "../protocol/bytes.ts";
 import { MessageReader, readFrame, writeFrame } from "../protocol/message-stream.ts";
 import type { LinkKind } from "../protocol/stream.ts";
-import { PROTOCOL_MAJOR, PROTOCOL_MINOR } from "../protocol/version.ts";
+import { FEATURES, PROTOCOL_MAJOR, PROTOCOL_MINOR } from "../protocol/version.ts";
 import type { IncomingStream } from "../transport/transport.ts";
 import {
   DECISION_PATIENCE_MS,
@@ -39,6 +41,7 @@ import { verifies, type VerifyProof } from "./proof.ts";
 import { refuse } from "./refusal.ts";
 import { SessionRecords } from "./record-lane.ts";
 import { Room, send, type Member, type OnBytes } from "./room.ts";
+import { TokenBucket } from "./token-bucket.ts";
 import type { JoinedSession, SessionStore } from "./session-store.ts";
 
 /** Progress reaches the database at most this often; the API shows what is in memory. */
@@ -86,6 +89,8 @@ interface Attendance {
   readonly fail: (error: ProtocolError) => void;
   over: boolean;
   decisionsWaiting: number;
+  /** Of what the peers tell each other about paths. */
+  readonly signals: TokenBucket;
   deciding: Promise<void>;
 }
 
@@ -266,6 +271,7 @@ export class Switchboard {
     const member: Member = {
       role,
       peerKey,
+      features: hello.features,
       stream: incoming.stream,
       kind: incoming.kind,
       remoteAddress: incoming.remoteAddress,
@@ -278,7 +284,7 @@ export class Switchboard {
       kind: "welcome",
       major: PROTOCOL_MAJOR,
       minor: PROTOCOL_MINOR,
-      features: 0,
+      features: FEATURES.signals,
       streamSecret: member.streamSecret,
       owner: session.owner,
       ownerEpoch: session.ownerEpoch,
@@ -302,6 +308,7 @@ export class Switchboard {
       fail: failed.reject,
       over: false,
       decisionsWaiting: 0,
+      signals: new TokenBucket(SIGNALS_PER_SECOND_MAX, SIGNALS_AT_ONCE_MAX),
       deciding: Promise.resolve(),
     };
     failed.promise.catch(() => {});
@@ -367,6 +374,13 @@ export class Switchboard {
       case "ping":
         // Who does not read its answers is not heard either.
         await writeFrame(member.stream, { kind: "pong", nonce: frame.nonce });
+        return;
+      case "signal":
+        // A copy: the frame is a view of a piece that may be many times larger.
+        if (attendance.signals.take()) room.signal(member.role, frame.payload.slice());
+        return;
+      case "renewPairing":
+        if (attendance.signals.take()) room.renewPairing(frame.pairing);
         return;
       case "commit": {
         if (member.role !== "leecher") {
