@@ -7,6 +7,7 @@
 import type {
   Command,
   DescribeFrame,
+  DiscoveryFrame,
   Frame,
   IndexDeltaFrame,
   IndexRootFrame,
@@ -21,7 +22,7 @@ import { CONTROL_FRAME_BYTES_MAX, HEARTBEAT_MS } from "../../relay/protocol/limi
 import { MessageReader, readFrame, writeFrame } from "../../relay/protocol/message-stream.ts";
 import type { ByteStream, LinkKind } from "../../relay/protocol/stream.ts";
 import type { Ticket } from "../../relay/protocol/ticket.ts";
-import { PROTOCOL_MAJOR, PROTOCOL_MINOR } from "../../relay/protocol/version.ts";
+import { FEATURE_DIRECT, PROTOCOL_MAJOR, PROTOCOL_MINOR } from "../../relay/protocol/version.ts";
 import type { Link } from "./link.ts";
 import { sleep } from "../sleep.ts";
 import { RttMeter } from "./rtt-meter.ts";
@@ -119,6 +120,7 @@ export class RelayControl {
   #ownership: Ownership | undefined;
   /** Waits for the next answer about the owner, or for the loss of the connection that carries it. */
   #ownershipWaiters: Waiter<Ownership>[] = [];
+  #discovery: DiscoveryFrame | undefined;
   #failure: unknown;
   #running: Promise<void> = Promise.resolve();
   #heardAtMs = 0;
@@ -150,6 +152,11 @@ export class RelayControl {
   /** Smoothed round trip to the relay, 0 until it is measured. */
   get rttMs(): number {
     return this.#rtt.rttMs;
+  }
+
+  /** How to ask the relay for this host's UDP address; undefined if it does not tell, or not yet. */
+  get discovery(): Pick<DiscoveryFrame, "token" | "ports"> | undefined {
+    return this.#discovery;
   }
 
   /**
@@ -299,7 +306,7 @@ export class RelayControl {
         kind: "hello",
         major: PROTOCOL_MAJOR,
         minor: PROTOCOL_MINOR,
-        features: 0,
+        features: FEATURE_DIRECT,
         role: ticket.role,
         sessionId: ticket.sessionId,
         peerKey: identity.publicKey,
@@ -315,6 +322,8 @@ export class RelayControl {
         throw new ProtocolError("FRAME_UNEXPECTED", `the relay sent ${frame.kind}, not a welcome`);
       }
       this.#joined = true;
+      // The token was the last connection's.
+      this.#discovery = undefined;
       this.#ownership = {
         owner: frame.owner,
         epoch: frame.ownerEpoch,
@@ -380,6 +389,9 @@ export class RelayControl {
         this.#options.onOwnership?.(ownership);
         return;
       }
+      case "discovery":
+        this.#discovery = frame;
+        return;
       case "command":
         this.#options.onCommand?.(frame.command, frame.reason);
         return;

@@ -7,6 +7,7 @@
  * @module
  */
 import { ByteReader, ByteWriter, malformed } from "./bytes.ts";
+import { DISCOVERY_TOKEN_BYTES } from "./discovery.ts";
 import {
   ProtocolError,
   ProtocolErrorNumber,
@@ -33,7 +34,10 @@ import {
   REGION_BYTES_MAX,
   TEXT_BYTES_MAX,
 } from "./limits.ts";
+import { PROGRESS_FIELDS, type Progress } from "./progress.ts";
 import { PROTOCOL_MAJOR } from "./version.ts";
+
+export { PROGRESS_FIELDS, type Progress } from "./progress.ts";
 
 export const FRAME_HEADER_BYTES = 5;
 export const HASH_BYTES = 32;
@@ -109,46 +113,6 @@ export interface ProgressFrame {
   readonly kind: "progress";
   readonly progress: Progress;
 }
-
-export interface Progress {
-  readonly round: number;
-  readonly chunksTotal: number;
-  readonly chunksSent: number;
-  readonly chunksReady: number;
-  readonly chunksDirty: number;
-  readonly chunksZero: number;
-  readonly bytesTotal: number;
-  readonly bytesSent: number;
-  readonly bytesWire: number;
-  readonly bytesRemaining: number;
-  readonly dirtyBytesPerS: number;
-  readonly sendBytesPerS: number;
-  readonly rttMs: number;
-  /** Estimate of the downtime if finalize began now; 0 if unknown. */
-  readonly expectedDowntimeMs: number;
-  /** Measured; 0 until it is known. */
-  readonly downtimeMs: number;
-  readonly faults: number;
-}
-
-export const PROGRESS_FIELDS = [
-  "round",
-  "chunksTotal",
-  "chunksSent",
-  "chunksReady",
-  "chunksDirty",
-  "chunksZero",
-  "bytesTotal",
-  "bytesSent",
-  "bytesWire",
-  "bytesRemaining",
-  "dirtyBytesPerS",
-  "sendBytesPerS",
-  "rttMs",
-  "expectedDowntimeMs",
-  "downtimeMs",
-  "faults",
-] as const satisfies readonly (keyof Progress)[];
 
 /** Hashes of consecutive chunks; a shorter one ends the region. */
 export interface IndexSegmentFrame {
@@ -244,6 +208,15 @@ export interface ErrorFrame {
   readonly message: string;
 }
 
+/** How to ask the relay's UDP ports for one's own address; to a peer that said `FEATURE_DIRECT`. */
+export interface DiscoveryFrame {
+  readonly kind: "discovery";
+  /** Good while the control stream lasts. */
+  readonly token: Uint8Array;
+  /** At the address of the relay. */
+  readonly ports: readonly [number, number];
+}
+
 export type PeerToRelayFrame =
   | HelloFrame
   | StreamFrame
@@ -267,7 +240,8 @@ export type RelayToPeerFrame =
   | CommandFrame
   | PongFrame
   | GoAwayFrame
-  | ErrorFrame;
+  | ErrorFrame
+  | DiscoveryFrame;
 
 export type Frame = PeerToRelayFrame | RelayToPeerFrame;
 
@@ -486,6 +460,17 @@ const codecs: Codecs = {
       code: protocolErrorCode(reader.u16()),
       retryable: flag(reader),
       message: reader.text(TEXT_BYTES_MAX),
+    }),
+  },
+  discovery: {
+    number: 0x49,
+    encode: (frame, writer) => {
+      writer.bytes(frame.token).u16(frame.ports[0]).u16(frame.ports[1]);
+    },
+    decode: (reader) => ({
+      kind: "discovery",
+      token: reader.bytes(DISCOVERY_TOKEN_BYTES),
+      ports: [within(reader.u16(), 1, 0xffff, "port"), within(reader.u16(), 1, 0xffff, "port")],
     }),
   },
 };

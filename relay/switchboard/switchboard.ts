@@ -23,7 +23,7 @@ import {
 import { toHex } from "../protocol/bytes.ts";
 import { MessageReader, readFrame, writeFrame } from "../protocol/message-stream.ts";
 import type { LinkKind } from "../protocol/stream.ts";
-import { PROTOCOL_MAJOR, PROTOCOL_MINOR } from "../protocol/version.ts";
+import { FEATURE_DIRECT, PROTOCOL_MAJOR, PROTOCOL_MINOR } from "../protocol/version.ts";
 import type { IncomingStream } from "../transport/transport.ts";
 import {
   DECISION_PATIENCE_MS,
@@ -59,8 +59,16 @@ export interface SwitchboardOptions {
   ) => void;
   readonly onHandshakeFailure?: (code: string) => void;
   readonly onBytes?: OnBytes;
+  /** Where peers learn their own UDP address; undefined if that is off. */
+  readonly discovery?: PeerDiscovery | undefined;
   /** Whether the holder of an ed25519 key signed a message. Default: by WebCrypto. */
   readonly verifyProof?: VerifyProof;
+}
+
+export interface PeerDiscovery {
+  readonly ports: readonly [number, number];
+  /** A token for one connection of a peer. */
+  hold(): { readonly token: Uint8Array; release(): void };
 }
 
 /** What is known of a session only while somebody is connected. */
@@ -208,7 +216,13 @@ export class Switchboard {
       }
       const session = await this.#join(frame, incoming, reader);
       clearTimeout(deadline);
-      await this.#attend(frame, session, { ...incoming, arrival }, reader);
+      const { discovery } = this.#options;
+      const held = (frame.features & FEATURE_DIRECT) === 0 ? undefined : discovery?.hold();
+      try {
+        await this.#attend(frame, session, { ...incoming, arrival, token: held?.token }, reader);
+      } finally {
+        held?.release();
+      }
     } finally {
       clearTimeout(deadline);
     }
@@ -258,10 +272,11 @@ export class Switchboard {
   async #attend(
     hello: HelloFrame,
     session: JoinedSession,
-    incoming: IncomingStream & { readonly arrival: number },
+    incoming: IncomingStream & { readonly arrival: number; readonly token: Uint8Array | undefined },
     reader: MessageReader,
   ): Promise<void> {
     const { sessionId, role, peerKey } = hello;
+    const { token } = incoming;
     const now = Date.now();
     const member: Member = {
       role,
@@ -278,12 +293,16 @@ export class Switchboard {
       kind: "welcome",
       major: PROTOCOL_MAJOR,
       minor: PROTOCOL_MINOR,
-      features: 0,
+      features: this.#options.discovery === undefined ? 0 : FEATURE_DIRECT,
       streamSecret: member.streamSecret,
       owner: session.owner,
       ownerEpoch: session.ownerEpoch,
       state: session.state,
     });
+    const ports = this.#options.discovery?.ports;
+    if (token !== undefined && ports !== undefined) {
+      await writeFrame(member.stream, { kind: "discovery", token, ports });
+    }
     // It may have begun to go down since the first frame.
     if (this.#closing !== undefined) {
       throw new ProtocolError("RELAY_DRAINING", "the relay is going down");
