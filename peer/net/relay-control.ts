@@ -7,6 +7,7 @@
 import type {
   Command,
   DescribeFrame,
+  DiscoveryFrame,
   Frame,
   IndexDeltaFrame,
   IndexRootFrame,
@@ -121,6 +122,7 @@ export class RelayControl {
   #ownership: Ownership | undefined;
   /** Waits for the next answer about the owner, or for the loss of the connection that carries it. */
   #ownershipWaiters: Waiter<Ownership>[] = [];
+  #discovery: DiscoveryFrame | undefined;
   #failure: unknown;
   #running: Promise<void> = Promise.resolve();
   #heardAtMs = 0;
@@ -155,6 +157,11 @@ export class RelayControl {
   /** Smoothed round trip to the relay, 0 until it is measured. */
   get rttMs(): number {
     return this.#rtt.rttMs;
+  }
+
+  /** How to ask the relay for this host's UDP address; undefined if it does not tell, or not yet. */
+  get discovery(): Pick<DiscoveryFrame, "token" | "ports"> | undefined {
+    return this.#discovery;
   }
 
   /**
@@ -342,6 +349,8 @@ export class RelayControl {
         throw new ProtocolError("FRAME_UNEXPECTED", `the relay sent ${frame.kind}, not a welcome`);
       }
       this.#joined = true;
+      // The token was the last connection's.
+      this.#discovery = undefined;
       this.#ownership = {
         owner: frame.owner,
         epoch: frame.ownerEpoch,
@@ -407,6 +416,9 @@ export class RelayControl {
         this.#options.onOwnership?.(ownership);
         return;
       }
+      case "discovery":
+        this.#discovery = frame;
+        return;
       case "command":
         this.#options.onCommand?.(frame.command, frame.reason);
         return;

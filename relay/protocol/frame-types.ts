@@ -5,6 +5,7 @@
  */
 import type { ProtocolErrorCode } from "./errors.ts";
 import type { Role, SessionState } from "./ids.ts";
+import type { Progress } from "./progress.ts";
 
 /** First frame of a control stream: who joins which session. */
 export interface HelloFrame {
@@ -75,46 +76,6 @@ export interface ProgressFrame {
   readonly kind: "progress";
   readonly progress: Progress;
 }
-
-export interface Progress {
-  readonly round: number;
-  readonly chunksTotal: number;
-  readonly chunksSent: number;
-  readonly chunksReady: number;
-  readonly chunksDirty: number;
-  readonly chunksZero: number;
-  readonly bytesTotal: number;
-  readonly bytesSent: number;
-  readonly bytesWire: number;
-  readonly bytesRemaining: number;
-  readonly dirtyBytesPerS: number;
-  readonly sendBytesPerS: number;
-  readonly rttMs: number;
-  /** Estimate of the downtime if finalize began now; 0 if unknown. */
-  readonly expectedDowntimeMs: number;
-  /** Measured; 0 until it is known. */
-  readonly downtimeMs: number;
-  readonly faults: number;
-}
-
-export const PROGRESS_FIELDS = [
-  "round",
-  "chunksTotal",
-  "chunksSent",
-  "chunksReady",
-  "chunksDirty",
-  "chunksZero",
-  "bytesTotal",
-  "bytesSent",
-  "bytesWire",
-  "bytesRemaining",
-  "dirtyBytesPerS",
-  "sendBytesPerS",
-  "rttMs",
-  "expectedDowntimeMs",
-  "downtimeMs",
-  "faults",
-] as const satisfies readonly (keyof Progress)[];
 
 /** Hashes of consecutive chunks; a shorter one ends the region. */
 export interface IndexSegmentFrame {
@@ -223,6 +184,15 @@ export interface PeerSignalFrame {
   readonly payload: Uint8Array;
 }
 
+/** How to ask the relay's UDP ports for one's own address; to a peer whose `hello` has `FEATURES.direct`. */
+export interface DiscoveryFrame {
+  readonly kind: "discovery";
+  /** Good while the control stream lasts. */
+  readonly token: Uint8Array;
+  /** At the address of the relay. */
+  readonly ports: readonly [number, number];
+}
+
 export interface ErrorFrame {
   readonly kind: "error";
   readonly code: ProtocolErrorCode;
@@ -257,6 +227,7 @@ export type RelayToPeerFrame =
   | PongFrame
   | GoAwayFrame
   | PeerSignalFrame
+  | DiscoveryFrame
   | ErrorFrame;
 
 export type Frame = PeerToRelayFrame | RelayToPeerFrame;

@@ -7,6 +7,7 @@
  * @module
  */
 import { ByteReader, ByteWriter, malformed } from "./bytes.ts";
+import { DISCOVERY_TOKEN_BYTES } from "./discovery.ts";
 import {
   ProtocolError,
   ProtocolErrorNumber,
@@ -34,16 +35,12 @@ import {
   SIGNAL_BYTES_MAX,
   TEXT_BYTES_MAX,
 } from "./limits.ts";
-import {
-  COMMANDS,
-  PROGRESS_FIELDS,
-  type Frame,
-  type PeerToRelayFrame,
-  type Progress,
-} from "./frame-types.ts";
+import { COMMANDS, type Frame, type PeerToRelayFrame } from "./frame-types.ts";
+import { PROGRESS_FIELDS, type Progress } from "./progress.ts";
 import { PROTOCOL_MAJOR } from "./version.ts";
 
 export * from "./frame-types.ts";
+export { PROGRESS_FIELDS, type Progress } from "./progress.ts";
 
 export const FRAME_HEADER_BYTES = 5;
 export const HASH_BYTES = 32;
@@ -280,6 +277,17 @@ const codecs: Codecs = {
       code: protocolErrorCode(reader.u16()),
       retryable: flag(reader),
       message: reader.text(TEXT_BYTES_MAX),
+    }),
+  },
+  discovery: {
+    number: 0x49,
+    encode: (frame, writer) => {
+      writer.bytes(frame.token).u16(frame.ports[0]).u16(frame.ports[1]);
+    },
+    decode: (reader) => ({
+      kind: "discovery",
+      token: reader.bytes(DISCOVERY_TOKEN_BYTES),
+      ports: [within(reader.u16(), 1, 0xffff, "port"), within(reader.u16(), 1, 0xffff, "port")],
     }),
   },
 };

@@ -29,6 +29,13 @@ export interface Member {
   heardAtMs: number;
 }
 
+/** What of a peer is shown in the API. */
+export interface LivePeer {
+  readonly link: LinkKind;
+  readonly remoteAddress: string;
+  readonly joinedAtMs: number;
+}
+
 /** Bytes were passed on from this side, over this kind of link. */
 export type OnBytes = (from: Role, link: LinkKind, count: number) => void;
 
@@ -57,6 +64,13 @@ export class Room {
 
   member(role: Role): Member | undefined {
     return this.#members[role];
+  }
+
+  livePeer(role: Role): LivePeer | undefined {
+    const member = this.#members[role];
+    if (member === undefined) return undefined;
+    const { kind, remoteAddress, joinedAtMs } = member;
+    return { link: kind, remoteAddress, joinedAtMs };
   }
 
   get empty(): boolean {

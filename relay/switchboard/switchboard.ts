@@ -40,7 +40,7 @@ import {
 import { verifies, type VerifyProof } from "./proof.ts";
 import { refuse } from "./refusal.ts";
 import { SessionRecords } from "./record-lane.ts";
-import { Room, send, type Member, type OnBytes } from "./room.ts";
+import { Room, send, type LivePeer, type Member, type OnBytes } from "./room.ts";
 import { TokenBucket } from "./token-bucket.ts";
 import type { JoinedSession, SessionStore } from "./session-store.ts";
 
@@ -62,8 +62,16 @@ export interface SwitchboardOptions {
   ) => void;
   readonly onHandshakeFailure?: (code: string) => void;
   readonly onBytes?: OnBytes;
+  /** Where peers learn their own UDP address; undefined if that is off. */
+  readonly discovery?: PeerDiscovery | undefined;
   /** Whether the holder of an ed25519 key signed a message. Default: by WebCrypto. */
   readonly verifyProof?: VerifyProof;
+}
+
+export interface PeerDiscovery {
+  readonly ports: readonly [number, number];
+  /** A token for one connection of a peer. */
+  hold(): { readonly token: Uint8Array; release(): void };
 }
 
 /** What is known of a session only while somebody is connected. */
@@ -72,12 +80,6 @@ export interface LiveSession {
   readonly leecher: LivePeer | undefined;
   readonly progress: Progress | undefined;
   readonly bytesFrom: Readonly<Record<Role, number>>;
-}
-
-export interface LivePeer {
-  readonly link: LinkKind;
-  readonly remoteAddress: string;
-  readonly joinedAtMs: number;
 }
 
 /** One peer's control stream while it is served. */
@@ -151,8 +153,8 @@ export class Switchboard {
     const room = this.#rooms.get(toHex(sessionId));
     if (room === undefined) return undefined;
     return {
-      seeder: livePeer(room.member("seeder")),
-      leecher: livePeer(room.member("leecher")),
+      seeder: room.livePeer("seeder"),
+      leecher: room.livePeer("leecher"),
       progress: room.progress,
       bytesFrom: room.bytesFrom,
     };
@@ -213,7 +215,13 @@ export class Switchboard {
       }
       const session = await this.#join(frame, incoming, reader);
       clearTimeout(deadline);
-      await this.#attend(frame, session, { ...incoming, arrival }, reader);
+      const { discovery } = this.#options;
+      const held = (frame.features & FEATURES.direct) === 0 ? undefined : discovery?.hold();
+      try {
+        await this.#attend(frame, session, { ...incoming, arrival, token: held?.token }, reader);
+      } finally {
+        held?.release();
+      }
     } finally {
       clearTimeout(deadline);
     }
@@ -263,10 +271,11 @@ export class Switchboard {
   async #attend(
     hello: HelloFrame,
     session: JoinedSession,
-    incoming: IncomingStream & { readonly arrival: number },
+    incoming: IncomingStream & { readonly arrival: number; readonly token: Uint8Array | undefined },
     reader: MessageReader,
   ): Promise<void> {
     const { sessionId, role, peerKey } = hello;
+    const { token } = incoming;
     const now = Date.now();
     const member: Member = {
       role,
@@ -284,12 +293,16 @@ export class Switchboard {
       kind: "welcome",
       major: PROTOCOL_MAJOR,
       minor: PROTOCOL_MINOR,
-      features: FEATURES.signals,
+      features: FEATURES.signals | (this.#options.discovery === undefined ? 0 : FEATURES.direct),
       streamSecret: member.streamSecret,
       owner: session.owner,
       ownerEpoch: session.ownerEpoch,
       state: session.state,
     });
+    const ports = this.#options.discovery?.ports;
+    if (token !== undefined && ports !== undefined) {
+      await writeFrame(member.stream, { kind: "discovery", token, ports });
+    }
     // It may have begun to go down since the first frame.
     if (this.#closing !== undefined) {
       throw new ProtocolError("RELAY_DRAINING", "the relay is going down");
@@ -576,12 +589,6 @@ export class Switchboard {
   #changed(room: Room): void {
     for (const listener of this.#listeners) listener(room.sessionId);
   }
-}
-
-function livePeer(member: Member | undefined): LivePeer | undefined {
-  if (member === undefined) return undefined;
-  const { kind, remoteAddress, joinedAtMs } = member;
-  return { link: kind, remoteAddress, joinedAtMs };
 }
 
 async function atMost(ms: number, work: Promise<unknown>): Promise<void> {

@@ -27,10 +27,8 @@ import { sleep } from "../../sleep.ts";
 import type { Pairing } from "../relay-control.ts";
 import type { Candidate, NatKind } from "./candidate.ts";
 import type { DirectDialer, DirectNetwork } from "./direct-dialer.ts";
+import type { PathPolicy } from "./path-policy.ts";
 import { attemptKeys, NONCE_BYTES, SignalSealer, type Signal } from "./signal.ts";
-
-export const PATH_POLICIES = ["auto", "relay", "direct"] as const;
-export type PathPolicy = (typeof PATH_POLICIES)[number];
 
 /** Gathering addresses at the other side, and the signal's way there and back. */
 const ANSWER_MS = 6_000;
@@ -101,6 +99,8 @@ export class PathManager implements SessionPort {
   #relayed: RelayedPath | undefined;
   #direct: DirectPath | undefined;
   #attempt: Attempt | undefined;
+  /** Why the last direct path ended, until it is told. */
+  #wayBack: string | undefined;
   #answer: ((signal: Extract<Signal, { kind: "answer" | "refuse" }>) => void) | undefined;
   /** Orders the leecher's attempts. */
   #startedAtMs = 0;
@@ -139,6 +139,7 @@ export class PathManager implements SessionPort {
       }
       const pairing = await this.#relayedPairing(signal);
       if (pairing === undefined) continue;
+      this.#tellWayBack();
       const move = new AbortController();
       this.#relayed = { pairing, move };
       return {
@@ -176,6 +177,13 @@ export class PathManager implements SessionPort {
     this.#attempt?.stop.abort(this.#over.signal.reason);
     await this.#direct?.network.close("this peer left the session");
     await this.#running;
+  }
+
+  /** Only once the migration really goes on that way: a path also ends because everything is done. */
+  #tellWayBack(): void {
+    if (this.#wayBack === undefined) return;
+    this.#options.onEvent?.({ event: "path", path: "relayed", reason: this.#wayBack });
+    this.#wayBack = undefined;
   }
 
   /** `undefined`: there is a direct path now, or this pairing was left; look again. */
@@ -359,7 +367,7 @@ export class PathManager implements SessionPort {
     if (this.#over.signal.aborted) return;
     const reason = messageOf(path.network.lost.reason);
     this.#signal({ kind: "fallback", attempt: path.attempt, reason });
-    this.#options.onEvent?.({ event: "path", path: "relayed", reason });
+    this.#wayBack = reason;
     this.#changed.notify();
   }
 

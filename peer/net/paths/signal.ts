@@ -9,9 +9,9 @@
  */
 import { createCipheriv, createDecipheriv, hkdfSync, randomBytes } from "node:crypto";
 import { ByteReader, ByteWriter } from "../../../relay/protocol/bytes.ts";
+import { formatIpAddress, parseIpAddress } from "../../../relay/protocol/ip-address.ts";
 import type { Role } from "../../../relay/protocol/ids.ts";
 import type { Candidate, CandidateKind } from "./candidate.ts";
-import { addressToBytes, bytesToAddress } from "./address-bytes.ts";
 
 export const NONCE_BYTES = 16;
 export const CANDIDATES_MAX = 8;
@@ -154,10 +154,12 @@ function decode(bytes: Uint8Array): Signal | undefined {
 }
 
 function writeCandidates(writer: ByteWriter, candidates: readonly Candidate[]): void {
-  const some = candidates.slice(0, CANDIDATES_MAX);
-  writer.u8(some.length);
-  for (const { kind, address, port } of some) {
-    const bytes = addressToBytes(address);
+  const some = candidates.flatMap(({ kind, address, port }) => {
+    const bytes = parseIpAddress(address);
+    return bytes === undefined ? [] : [{ kind, bytes, port }];
+  });
+  writer.u8(Math.min(some.length, CANDIDATES_MAX));
+  for (const { kind, bytes, port } of some.slice(0, CANDIDATES_MAX)) {
     writer.u8(CANDIDATE_KINDS.indexOf(kind)).u8(bytes.length === 4 ? 4 : 6);
     writer.bytes(bytes).u16(port);
   }
@@ -170,7 +172,7 @@ function readCandidates(reader: ByteReader): Candidate[] {
     const kind = CANDIDATE_KINDS[reader.u8()];
     const family = reader.u8();
     if (kind === undefined || (family !== 4 && family !== 6)) throw new RangeError("candidate");
-    const address = bytesToAddress(reader.bytes(family === 4 ? 4 : 16));
+    const address = formatIpAddress(reader.bytes(family === 4 ? 4 : 16));
     const port = reader.u16();
     if (port === 0) throw new RangeError("port");
     return { kind, address, port };
