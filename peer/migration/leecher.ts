@@ -146,15 +146,14 @@ export class Leecher {
       clearInterval(reports);
       clearInterval(checkpoints);
     }
+    this.#report();
     const outcome = this.#outcome;
     if (outcome === undefined) throw new Error("the leecher stopped without an outcome");
-    this.#report();
     if ("totals" in outcome) return outcome.totals;
     await this.#giveUp(outcome.error);
-    if (!this.#committed) {
-      await this.#journal.recordLater("cancelled");
-      this.#setPhase("cancelled", messageOf(outcome.error));
-    }
+    if (this.#committed) throw outcome.error;
+    await this.#journal.recordLater("cancelled");
+    this.#setPhase("cancelled", messageOf(outcome.error));
     throw outcome.error;
   }
 
@@ -275,7 +274,7 @@ export class Leecher {
       await Promise.race([this.#catchUp(channel, receiver, signal), ...tasks]);
       await Promise.race(tasks);
     } catch (error) {
-      // What happened here is the outcome, whatever the other side makes of it meanwhile.
+      // What happened here is the outcome, whatever the other side says.
       if (!isTransient(error)) this.#end({ error });
       // The source hears it from here rather than by a timeout.
       if (!this.#committed && !channel.lost.aborted) await sayAbort(channel, this.#outcome);
