@@ -23,26 +23,26 @@ export interface StreamEnd {
 export interface Transfer {
   readonly from: string;
   readonly to: string;
-  /** Of the receiver, or of a pipe in front of it. */
+  /** Of the receiver. */
   readonly host: string;
   readonly port: number;
-  /** Where the receiver listens, if `port` is a pipe's. */
-  readonly listen?: number;
   readonly bytes: number;
   /** Of the sender's socket; default: the kernel's. */
   readonly congestionControl?: "cubic" | "bbr" | "reno";
+  /** Gives up then. */
+  readonly limitMs?: number;
 }
 
 /** One TCP connection from node to node. @throws if it breaks or other bytes arrive than were sent */
 export async function transfer(
   lab: Lab,
-  { from, to, host, port, listen = port, bytes, congestionControl }: Transfer,
+  { from, to, host, port, bytes, congestionControl, limitMs = 0 }: Transfer,
 ): Promise<{ sender: StreamEnd; receiver: StreamEnd }> {
-  const receiving = await receiver(lab, to, ["receive", String(listen)]);
+  const receiving = await receiver(lab, to, ["receive", String(port)]);
   const control = congestionControl === undefined ? [] : [congestionControl];
   const args = ["send", host, String(port), String(bytes), ...control];
   const [{ stdout }, received] = await Promise.all([
-    lab.exec(from, [compiled(SOURCE), ...args]),
+    lab.exec(from, [compiled(SOURCE), ...args], { timeout: limitMs }),
     receiving.result,
   ]);
   // Both print what `flow.c` says.
