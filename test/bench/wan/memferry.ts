@@ -4,14 +4,13 @@
  * @module
  */
 import { spawnSync } from "node:child_process";
-import { readFileSync, rmSync, statSync } from "node:fs";
+import { readFileSync, rmSync } from "node:fs";
 
 import type { TestRelay } from "../../e2e/harness.ts";
-import type { Message, Program } from "../../e2e/program.ts";
+import { Arrivals, pathsOf } from "../../support/wan/observe.ts";
 import { figures, type Figures, type Job } from "./row.ts";
 import type { Scene } from "./scene.ts";
 
-const POLL_MS = 2;
 /** Of /proc/PID/stat. */
 const TICKS_PER_SECOND = 100;
 
@@ -39,63 +38,41 @@ export async function migrate(
   });
   const relayBefore = cpuSecondsOf(relay.program.pid);
   await scene.lab.mark("leecher");
-  const startedAtNs = process.hrtime.bigint();
+  const startedAtMs = performance.now();
+  // The hub's clock is `hrtime`, which is the same with another zero.
+  const zeroMs = Number(process.hrtime.bigint()) / 1e6 - startedAtMs;
+  using arrivals = new Arrivals(copy);
   // Without --sparse all of the file is reserved beforehand, and the first byte would not show.
   const leecher = scene.stage.leech(ticket, ["--file", copy, "--sparse", "--link", link], {
     within: leeching.within,
   });
   try {
-    const storedAtNs = await firstBlock(copy, leecher, job.limitMs);
-    await leecher.waitFor("done", undefined, job.limitMs);
-    const endedAtNs = process.hrtime.bigint();
+    const seconds =
+      (leecher.cameAtMs(await leecher.waitFor("done", undefined, job.limitMs)) - startedAtMs) /
+      1000;
     const relayCpu = cpuSecondsOf(relay.program.pid) - relayBefore;
     await Promise.all([leecher.expectExit(0), seeder.expectExit(0)]);
     if (spawnSync("cmp", ["-s", source, copy]).status !== 0) {
       throw new Error(`over ${link} the copy is not the source; its events: ${leecher.stdout}`);
     }
     const { firstAtNs } = await scene.lab.statistics("leecher");
+    const firstPacketMs = firstAtNs / 1e6 - zeroMs;
     const gib = job.bytes / 2 ** 30;
-    return figures(job, Number(endedAtNs - startedAtNs) / 1e9, {
+    return figures(job, seconds, {
       cpuPerGib: {
         seeder: (await seeding.cpuSeconds()) / gib,
         leecher: (await leeching.cpuSeconds()) / gib,
         relay: relayCpu / gib,
       },
       paths: pathsOf(leecher),
-      startMs: (firstAtNs - Number(startedAtNs)) / 1e6,
-      firstByteMs: (Number(storedAtNs) - firstAtNs) / 1e6,
+      startMs: firstPacketMs - startedAtMs,
+      firstByteMs: (arrivals.firstAtMs ?? NaN) - firstPacketMs,
     });
   } finally {
     await leecher.stop();
     await seeder.stop();
     rmSync(copy, { force: true });
   }
-}
-
-/** The paths that a peer said it used, one after the other. */
-export function pathsOf(program: Program): string[] {
-  const told = program.messages.map(pathOf).filter((path) => path !== undefined);
-  return told.filter((path, i) => path !== told[i - 1]);
-}
-
-/** The path that an event of a peer tells of. */
-export function pathOf(message: Message): string | undefined {
-  const path = message["path"];
-  return typeof path === "string" && ["channel", "path", "done"].includes(String(message["event"]))
-    ? path
-    : undefined;
-}
-
-/** When the first block of a file has been written. */
-async function firstBlock(file: string, program: Program, limitMs: number): Promise<bigint> {
-  const until = performance.now() + limitMs;
-  while ((statSync(file, { throwIfNoEntry: false })?.blocks ?? 0) === 0) {
-    if (program.exit !== undefined || performance.now() > until) {
-      await program.waitFor("done", undefined, 1); // throws with what it said
-    }
-    await new Promise((resolve) => setTimeout(resolve, POLL_MS));
-  }
-  return process.hrtime.bigint();
 }
 
 function cpuSecondsOf(pid: number): number {

@@ -36,11 +36,15 @@ export interface NodeOptions {
 }
 
 export interface LabOptions {
-  /** At most 48; names are short words. */
+  /** At most 160; names are short words. */
   readonly nodes: Readonly<Record<string, NodeOptions>>;
   /** For every node, under what the node has itself. */
   readonly link?: LinkParameters;
+  /** Which of IP's versions there are; default both. */
+  readonly families?: readonly Family[];
 }
+
+export type Family = "v4" | "v6";
 
 export interface Addresses {
   readonly v4: string;
@@ -64,16 +68,18 @@ export class Lab implements AsyncDisposable {
   readonly #namespaces: Namespaces;
   readonly #hub: Hub;
   readonly #nodes = new Map<string, Node>();
+  readonly #families: readonly Family[];
   #addressCount = 0;
 
-  private constructor(namespaces: Namespaces) {
+  private constructor(namespaces: Namespaces, families: readonly Family[]) {
     this.#namespaces = namespaces;
+    this.#families = families;
     this.#hub = new Hub();
   }
 
   /** Needs what `requireWan` asks for. @throws what the system refuses; nothing is left then */
-  static async create({ nodes, link = {} }: LabOptions): Promise<Lab> {
-    const lab = new Lab(await Namespaces.open());
+  static async create({ nodes, link = {}, families = ["v4", "v6"] }: LabOptions): Promise<Lab> {
+    const lab = new Lab(await Namespaces.open(), families);
     try {
       for (const [name, options] of Object.entries(nodes)) {
         await lab.#join(name, { ...options, link: { ...link, ...options.link } });
@@ -123,6 +129,18 @@ export class Lab implements AsyncDisposable {
     await this.#hub.tell("restore", this.#node(node).name);
   }
 
+  /** UDP from and to the node is dropped from now on, or no more. */
+  async blockUdp(node: string, blocked: boolean): Promise<void> {
+    const { namespace, routers } = this.#node(node);
+    const rules = blocked
+      ? `table inet udp {
+           chain in { type filter hook prerouting priority raw; iifname "wan" meta l4proto udp drop }
+           chain out { type filter hook postrouting priority raw; oifname "wan" meta l4proto udp drop }
+         }`
+      : "delete table inet udp";
+    await rule(routers[0] ?? namespace, rules);
+  }
+
   /** The node's routers are away for a while and have then forgotten every connection. Without one: away for a while. */
   async reboot(node: string, downMs = REBOOT_MS): Promise<void> {
     const { routers } = this.#node(node);
@@ -140,8 +158,8 @@ export class Lab implements AsyncDisposable {
     const outer = entry.routers[0] ?? entry.namespace;
     const before = entry.address;
     entry.address = await this.#allot(entry.name);
-    await batch(outer, addressCommands("add", entry.address));
-    await batch(outer, addressCommands("del", before));
+    await this.#configure(outer, addressCommands("add", entry.address));
+    await this.#configure(outer, addressCommands("del", before));
     for (const each of Object.values(before)) await this.#hub.tell("forget", entry.name, each);
     return entry.address;
   }
@@ -182,7 +200,7 @@ export class Lab implements AsyncDisposable {
     await this.#hub.set(name, link);
     const number = this.#nodes.size + 1;
     const address = await this.#allot(name);
-    await batch(outer, [
+    await this.#configure(outer, [
       ...addressCommands("add", address),
       "link set wan up",
       "route add default dev wan",
@@ -194,13 +212,13 @@ export class Lab implements AsyncDisposable {
       // The range that carriers have for this is used where there is another router below.
       const v4 = i + 1 < layers.length ? `100.64.${number}` : `10.${number}.${i}`;
       const v6 = `fd00:${number}:${i}:`;
-      await batch(router, [
+      await this.#configure(router, [
         `link add lan mtu ${mtu} type veth peer name wan mtu ${mtu} netns ${below}`,
         `addr add ${v4}.1/24 dev lan`,
         `addr add ${v6}:1/64 dev lan nodad`,
         "link set lan up",
       ]);
-      await batch(below, [
+      await this.#configure(below, [
         `addr add ${v4}.2/24 dev wan`,
         `addr add ${v6}:2/64 dev wan nodad`,
         "link set wan up",
@@ -210,6 +228,17 @@ export class Lab implements AsyncDisposable {
       await this.#route(router, routerRules(layer));
     }
     this.#nodes.set(name, { name, number, nat, mtu, namespace, routers, address });
+  }
+
+  /** Commands of `ip`; those of a version that is not wanted are left out. */
+  async #configure(namespace: string, commands: readonly string[]): Promise<void> {
+    const family = (command: string): Family | undefined =>
+      command.includes("::") ? "v6" : command.startsWith("link") ? undefined : "v4";
+    const wanted = commands.filter((command) => {
+      const needs = family(command);
+      return needs === undefined || this.#families.includes(needs);
+    });
+    if (wanted.length > 0) await batch(namespace, wanted);
   }
 
   /** Addresses of documentation ranges, which no filter of private ones takes for one. */
@@ -225,10 +254,14 @@ export class Lab implements AsyncDisposable {
     const args = entering(namespace);
     const forward = ["net.ipv4.ip_forward=1", "net.ipv6.conf.all.forwarding=1"];
     await run("nsenter", [...args, "sysctl", "-qw", ...forward]);
-    const nft = run("nsenter", [...args, "nft", "-f", "-"]);
-    nft.child.stdin?.end(rules);
-    await nft;
+    await rule(namespace, rules);
   }
+}
+
+async function rule(namespace: string, rules: string): Promise<void> {
+  const nft = run("nsenter", [...entering(namespace), "nft", "-f", "-"]);
+  nft.child.stdin?.end(rules);
+  await nft;
 }
 
 /** With no net around it: all others are beyond the device. */
