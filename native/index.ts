@@ -32,6 +32,7 @@ export type {
   RegionOptions,
   RegionStats,
   RegionStore,
+  SocketFacts,
   StoreRequest,
   UffdProbe,
   UffdServer,
