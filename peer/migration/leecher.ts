@@ -258,6 +258,7 @@ export class Leecher {
       const intake = new ChunkIntake(channel, {
         receiver,
         rttMs: () => this.#rtt.rttMs,
+        ready: (until) => this.#changed.until(() => this.#tracking, until),
         mayFault: () => this.#finalizeAsked && this.#options.mode !== "precopy",
         onStored: () => this.#stored(receiver),
         onStoreError: (error) => {
@@ -367,10 +368,10 @@ export class Leecher {
   async #catchUp(channel: Channel, receiver: ChunkReceiver, signal: AbortSignal): Promise<void> {
     await channel.control.send({ kind: "accept", mode: this.#options.mode });
     await channel.control.send({ kind: "track" });
-    await this.#changed.until(() => this.#tracking, signal);
     for (const page of receiver.readyPages()) await channel.control.send({ kind: "have", ...page });
     for (const page of receiver.knowsPages()) await channel.control.send(page);
     await channel.control.send({ kind: "want", epoch: this.#mergedEpoch });
+    await this.#changed.until(() => this.#tracking, signal);
     this.#caughtUp = channel;
     if (this.#committed && this.#finalized !== undefined) {
       await channel.control.send({ kind: "committed", epoch: this.#finalized.epoch });
@@ -424,7 +425,6 @@ export class Leecher {
         receiver.markDirty(message, message.epoch);
         return;
       case "round":
-        this.#merge(message.epoch);
         this.#roundEnded(message, receiver);
         await channel.control.send({ kind: "dirtyAck", epoch: message.epoch });
         return;
@@ -466,6 +466,9 @@ export class Leecher {
   }
 
   #roundEnded(message: RoundMessage, receiver: ChunkReceiver): void {
+    // One that ended before this side began.
+    if (message.epoch <= this.#mergedEpoch) return;
+    this.#merge(message.epoch);
     const handOver = this.#rounds.ended(message, {
       chunkBytes: this.#offer?.chunkBytes ?? 0,
       sendBytesPerS: receiver.bytesPerS,
@@ -550,11 +553,7 @@ export class Leecher {
     return root;
   }
 
-  /**
-   * The end: the source has let go, or it left for good when nothing but its farewell was missing.
-   *
-   * @param path Over what the last channel ran.
-   */
+  /** The end: the source has let go, or it left for good when nothing but its farewell was missing. */
   async #conclude(path: LinkKind, bytesWire: number): Promise<void> {
     const region = this.#destination?.region;
     if (!this.#committed || region === undefined || this.#receiver?.complete !== true) {
@@ -594,7 +593,6 @@ export class Leecher {
     if (this.#phase === phase) return;
     this.#phase = phase;
     if (phase === "finalizing") this.#options.session.reportPhase("finalizing");
-    const event = { event: "phase", phase } as const;
-    this.#options.onEvent?.(detail === undefined ? event : { ...event, detail });
+    this.#options.onEvent?.({ event: "phase", phase, ...(detail === undefined ? {} : { detail }) });
   }
 }
