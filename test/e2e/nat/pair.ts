@@ -13,7 +13,7 @@ import { eventually, type Stage } from "../harness.ts";
 import type { Program } from "../program.ts";
 import type { Way } from "./expected.ts";
 
-const LIMIT_MS = 180_000;
+const LIMIT_MS = 90_000;
 /** How long a pair that may go direct is given to do so before anything happens to it. */
 const SETTLE_MS = 3_000;
 const DISTURB_AT_RATIO = 0.25;
