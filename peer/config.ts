@@ -54,6 +54,22 @@ export function peerEnvironment(
   };
 }
 
+export interface ProxyEnvironment {
+  /** May hold a password. */
+  readonly proxy: string | undefined;
+  readonly exceptions: string;
+}
+
+/** As curl reads them: the lower-case name first. */
+export function proxyEnvironment(
+  env: Readonly<Record<string, string | undefined>> = process.env,
+): ProxyEnvironment {
+  return {
+    proxy: env["https_proxy"] ?? env["HTTPS_PROXY"],
+    exceptions: env["no_proxy"] ?? env["NO_PROXY"] ?? "",
+  };
+}
+
 /** What a hook finds in its environment: ours, and what it is told. */
 export function hookEnvironment(
   told: Readonly<Record<string, string>>,

@@ -20,6 +20,7 @@ import { PROTOCOL_MAJOR, PROTOCOL_MINOR } from "./protocol/version.ts";
 import { authenticate, requireScope } from "./api/auth.ts";
 import { CONSOLE_MISSING, type Console } from "./api/console.ts";
 import { Changes } from "./api/changes.ts";
+import { discoveryRoutes, type OpenDiscovery } from "./api/discovery.ts";
 import { remoteAddressOf, type AppEnv } from "./api/env.ts";
 import { problemResponse, statusOf, toRelayError } from "./api/errors.ts";
 import { versionSchema } from "./api/schemas.ts";
@@ -57,6 +58,8 @@ export interface AppDependencies {
   readonly address: () => RelayAddress;
   /** Signs, for who made the nonce, which certificates are this relay's. */
   readonly vouch: (nonce: Uint8Array) => SignedCertificates;
+  /** Undefined if address discovery is off. */
+  readonly discovery?: OpenDiscovery | undefined;
   /** Aborted when the relay begins to go down: event streams end, `/readyz` says so. */
   readonly signal: AbortSignal;
   /** Milliseconds, monotone. */
@@ -121,6 +124,8 @@ export function createApp(dependencies: AppDependencies): App {
 
   app.use(boundedBody);
 
+  // Before the key is asked for: whoever looks at its network may have none yet.
+  app.route("/v1", discoveryRoutes({ discovery: dependencies.discovery, metrics, clock }));
   const auth = authenticate({ apiKeys, metrics, clock });
   app.use("/v1/*", auth, jsonOnly);
   app.route("/v1", sessionRoutes({ ...dependencies, changes }));

@@ -30,6 +30,8 @@ export interface RelayConfig {
     | { readonly certificatePath: string; readonly privateKeyPath: string }
     | undefined;
   readonly webTransport: boolean;
+  /** UDP ports for address discovery, 0 for any that is free; undefined if it is off. */
+  readonly discoveryPorts: readonly [number, number] | undefined;
   readonly logLevel: LogLevel;
   /** The ready line, and the log, for machines. */
   readonly json: boolean;
@@ -54,6 +56,7 @@ const OPTIONS = {
   "public-url": { type: "string" },
   certificate: { type: "string" },
   "private-key": { type: "string" },
+  "discovery-ports": { type: "string" },
   "log-level": { type: "string" },
   json: { type: "boolean" },
   "no-webtransport": { type: "boolean" },
@@ -71,6 +74,7 @@ const ENVIRONMENT: Partial<Record<Flag, string>> = {
   "public-url": "MEMFERRY_PUBLIC_URL",
   certificate: "MEMFERRY_CERTIFICATE",
   "private-key": "MEMFERRY_PRIVATE_KEY",
+  "discovery-ports": "MEMFERRY_DISCOVERY_PORTS",
   "log-level": "MEMFERRY_LOG_LEVEL",
 };
 
@@ -90,6 +94,8 @@ Options:
   --public-url URL        how peers reach the relay, if not at --listen: https://HOST[:PORT]
   --certificate FILE      a certificate (PEM, the leaf first) that peers' trust stores accept;
   --private-key FILE      and its key. Without: self-signed, and tickets carry its hash
+  --discovery-ports A,B   UDP ports where peers learn their own address, for direct paths, or "none"
+                          (default: the two after --listen's)
   --no-webtransport       WebSocket alone
   --no-user-config        leave \${XDG_CONFIG_HOME:-~/.config}/memferry/config.json as it is
   --log-level LEVEL       ${LOG_LEVELS.join(", ")} (default info)
@@ -98,7 +104,8 @@ Options:
 
 Environment:
   DATABASE_URL, MEMFERRY_LISTEN, MEMFERRY_DASHBOARD, MEMFERRY_DATA, MEMFERRY_PUBLIC_URL,
-  MEMFERRY_CERTIFICATE, MEMFERRY_PRIVATE_KEY, MEMFERRY_LOG_LEVEL; flags win.
+  MEMFERRY_CERTIFICATE, MEMFERRY_PRIVATE_KEY, MEMFERRY_DISCOVERY_PORTS, MEMFERRY_LOG_LEVEL;
+  flags win.
 
 Exit status:
   0 after SIGTERM or SIGINT, 1 if it could not start, 2 if it was called wrongly.
@@ -146,6 +153,15 @@ export function readConfig(
         `--dashboard: port ${dashboard.port} is --listen's as well: give one of them another`,
       );
     }
+  }
+
+  const discovery = given("discovery-ports");
+  const discoveryPorts =
+    discovery === undefined ? portsAfter(listen.port) : parsePorts(discovery.value);
+  if (discoveryPorts === null) {
+    problems.push(
+      `${discovery?.name ?? "--discovery-ports"}: "${discovery?.value ?? ""}" is not two different ports: write e.g. 8444,8445, or none`,
+    );
   }
 
   const database = given("database-url");
@@ -202,6 +218,7 @@ export function readConfig(
         certificatePath === undefined || privateKeyPath === undefined
           ? undefined
           : { certificatePath: resolve(certificatePath), privateKeyPath: resolve(privateKeyPath) },
+      discoveryPorts: discoveryPorts ?? undefined,
       webTransport: !flags.has("no-webtransport"),
       logLevel,
       json: flags.has("json"),
@@ -244,6 +261,20 @@ export function parseAddress(text: string): Address | undefined {
   const port = Number(digits);
   if (digits === undefined || port > 65_535) return undefined;
   return { host: ipv6 ?? name ?? "", port };
+}
+
+/** Any if --listen takes any, or if there are none after it. */
+function portsAfter(port: number): readonly [number, number] {
+  return port === 0 || port + 2 > 65_535 ? [0, 0] : [port + 1, port + 2];
+}
+
+/** @returns Undefined for `none`, null for what is neither that nor two ports. */
+function parsePorts(text: string): readonly [number, number] | undefined | null {
+  if (text === "none") return undefined;
+  const [, a, b] = /^(\d{1,5}),(\d{1,5})$/.exec(text) ?? [];
+  const [first, second] = [Number(a), Number(b)];
+  if (b === undefined || first > 65_535 || second > 65_535) return null;
+  return first === second && first !== 0 ? null : [first, second];
 }
 
 function isLoopback(host: string): boolean {

@@ -19,6 +19,7 @@ export interface Metrics {
   countHandshakeFailure(code: string): void;
   countThrottled(limitName: string): void;
   countDatabaseError(): void;
+  countDiscovery(outcome: string): void;
 }
 
 /** Milliseconds of downtime that people tell apart: a frame, a retransmission, a connection timeout. */
@@ -62,6 +63,12 @@ export function createMetrics(): Metrics {
     help: "Failed uses of the database",
     registers,
   });
+  const discovery = new Counter({
+    name: "relay_discovery_datagrams_total",
+    help: "Datagrams at the UDP ports for address discovery, by what became of them",
+    labelNames: ["outcome"],
+    registers,
+  });
   for (const state of SESSION_STATES) sessions.set({ state }, 0);
   return {
     contentType: registry.contentType,
@@ -74,5 +81,6 @@ export function createMetrics(): Metrics {
     countHandshakeFailure: (reason) => handshakeFailures.inc({ reason }),
     countThrottled: (limit) => throttled.inc({ limit }),
     countDatabaseError: () => databaseErrors.inc(),
+    countDiscovery: (outcome) => discovery.inc({ outcome }),
   };
 }

@@ -29,7 +29,7 @@ import { createSessionStore, type DatabaseSessionStore } from "./db/session-stor
 import { abandonedSessions } from "./db/sessions.ts";
 import { RelayError, systemCode } from "./errors.ts";
 import type { Log } from "./log.ts";
-import { createMetrics } from "./metrics.ts";
+import { createMetrics, type Metrics } from "./metrics.ts";
 import { lockDirectory } from "./runtime/directory-lock.ts";
 import { packageVersion, runtimeName, type RuntimeName } from "./runtime/runtime.ts";
 import { saveUserConfig, writeWhole } from "./runtime/user-config.ts";
@@ -40,6 +40,7 @@ import {
   loadCertificate,
   type RelayCertificate,
 } from "./transport/certificate.ts";
+import { listenDiscovery, type DiscoveryServer } from "./transport/discovery.ts";
 import { ensureIdentity } from "./transport/identity.ts";
 import { listen, type Listener } from "./transport/listener.ts";
 
@@ -146,9 +147,12 @@ async function start(
   const apiKeys = createApiKeys(database);
   const key = await ensureKey(config.dataDir, apiKeys);
 
+  const discovery = await discoveryOrWithout(config, log, metrics);
+  if (discovery !== undefined) undo.push(() => discovery.close());
   const switchboard = new Switchboard({
     store,
     log,
+    discovery,
     onHandshakeFailure: (code) => metrics.countHandshakeFailure(code),
     onBytes: (from, link, count) => metrics.addBytes(from, link, count),
   });
@@ -205,6 +209,7 @@ async function start(
     version,
     address: () => address,
     vouch: (nonce) => identity.vouch(nonce, keeper.notices),
+    discovery,
     signal: down.signal,
   });
   const answer = getRequestListener(app.fetch, { overrideGlobalObjects: false });
@@ -287,6 +292,29 @@ async function makeDirectory(path: string): Promise<void> {
       `${path} cannot be used (${systemCode(cause) ?? messageOf(cause)}): give --data a directory that this user may write`,
       { cause },
     );
+  }
+}
+
+/** Direct paths are a gain, not a need: without its ports the relay relays. */
+async function discoveryOrWithout(
+  { listen: { host }, discoveryPorts: ports }: RelayConfig,
+  log: Log,
+  metrics: Metrics,
+): Promise<DiscoveryServer | undefined> {
+  if (ports === undefined) return undefined;
+  try {
+    return await listenDiscovery({
+      host,
+      ports,
+      count: (outcome) => metrics.countDiscovery(outcome),
+      onProblem: (reason) => log("debug", "a port for address discovery failed", { reason }),
+    });
+  } catch (error) {
+    log("warn", "no address discovery, so no direct paths: give --discovery-ports two free ports", {
+      ports: ports.join(","),
+      reason: systemCode(error) ?? messageOf(error),
+    });
+    return undefined;
   }
 }
 

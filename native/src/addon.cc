@@ -7,12 +7,14 @@
 #include "bridge.h"
 #include "chunk_hash.h"
 #include "descriptors.h"
+#include "direct_object.h"
 #include "environment.h"
 #include "mapping_object.h"
 #include "mount_object.h"
 #include "nbd_device_object.h"
 #include "nbd_object.h"
 #include "region_object.h"
+#include "socket_options.h"
 #include "uffd_object.h"
 #include "values.h"
 
@@ -67,6 +69,10 @@ Napi::Value shareRegion(const Napi::CallbackInfo& info) {
   return initialized(info) ? RegionObject::share(info) : info.Env().Undefined();
 }
 
+Napi::Value openDirectSocket(const Napi::CallbackInfo& info) {
+  return initialized(info) ? DirectObject::open(info) : info.Env().Undefined();
+}
+
 Napi::Value adopt(const Napi::CallbackInfo& info) {
   return initialized(info) ? adoptDescriptor(info) : info.Env().Undefined();
 }
@@ -96,6 +102,7 @@ Napi::Object start(Napi::Env env, Napi::Object exports) {
   (*environment)->deviceClass = Napi::Persistent(NbdDeviceObject::define(env));
   (*environment)->uffdClass = Napi::Persistent(UffdObject::define(env));
   (*environment)->mappingClass = Napi::Persistent(MappingObject::define(env));
+  (*environment)->directClass = Napi::Persistent(DirectObject::define(env));
 
   exports.Set("initialize", Napi::Function::New<initialize>(env, "initialize"));
   exports.Set("openRegion", Napi::Function::New<openRegion>(env, "openRegion"));
@@ -106,10 +113,18 @@ Napi::Object start(Napi::Env env, Napi::Object exports) {
   exports.Set("serveUffd", Napi::Function::New<serveUffd>(env, "serveUffd"));
   exports.Set("mapRegion", Napi::Function::New<mapRegion>(env, "mapRegion"));
   exports.Set("shareRegion", Napi::Function::New<shareRegion>(env, "shareRegion"));
+  exports.Set("openDirectSocket", Napi::Function::New<openDirectSocket>(env, "openDirectSocket"));
   exports.Set("probeUffd", Napi::Function::New<UffdObject::probe>(env, "probeUffd"));
   exports.Set("probeFuse", Napi::Function::New<MountObject::probe>(env, "probeFuse"));
   exports.Set("adoptDescriptor", Napi::Function::New<adopt>(env, "adoptDescriptor"));
   exports.Set("closeDescriptor", Napi::Function::New<closeDescriptor>(env, "closeDescriptor"));
+  exports.Set("setCongestionControl",
+              Napi::Function::New<setCongestionControl>(env, "setCongestionControl"));
+  exports.Set("setUnsentBytesMax",
+              Napi::Function::New<setUnsentBytesMax>(env, "setUnsentBytesMax"));
+  exports.Set("setSocketBuffers", Napi::Function::New<setSocketBuffers>(env, "setSocketBuffers"));
+  exports.Set("socketFacts", Napi::Function::New<socketFacts>(env, "socketFacts"));
+  exports.Set("datagramSockets", Napi::Function::New<datagramSockets>(env, "datagramSockets"));
   exports.Set("blake3", Napi::Function::New<hash>(env, "blake3"));
   return exports;
 }

@@ -11,9 +11,11 @@ import { MigrationError } from "../errors.ts";
 import { SessionDirectory } from "../journal/session-directory.ts";
 import type { FinalizePolicy } from "../migration/leecher-options.ts";
 import { Leecher } from "../migration/leecher.ts";
+import { DATA_STREAMS_DEFAULT } from "../migration/limits.ts";
 import { MODES, type Mode } from "../migration/messages.ts";
 import { dialLink } from "../net/dial.ts";
 import { PeerIdentity } from "../net/peer-identity.ts";
+import { openPaths } from "../net/paths/session-paths.ts";
 import { RelayControl } from "../net/relay-control.ts";
 import { relayOf } from "../net/relay-pins.ts";
 import { Supervision } from "../supervisor/held.ts";
@@ -23,6 +25,7 @@ import { errorCode, withTicketCure } from "./failure.ts";
 import { Interrupt } from "./interrupt.ts";
 import { LeechedRegions } from "./leeched-region.ts";
 import { LINK_CHOICES, LINK_OPTION } from "./link-option.ts";
+import { PATH_OPTIONS, pathOptions, showPathEvent } from "./path-option.ts";
 import { showEvent, showProgress } from "./migration-output.ts";
 import type { Output } from "./output.ts";
 import { EXPORT_OPTIONS, ExportOptions, requireReceivedPlace } from "./region-options.ts";
@@ -30,7 +33,6 @@ import { readSecret } from "./relay-access.ts";
 import { joinPatiently, STATE_OPTIONS, stateDirectory, type Resumed } from "./resumption.ts";
 
 const DOWNTIME_BUDGET_DEFAULT_MS = 300;
-const DATA_STREAMS_DEFAULT = 4;
 /** Between two looks at the path, for the read-ahead of exports. */
 const FOLLOW_INTERVAL_MS = 1_000;
 
@@ -59,8 +61,9 @@ export const leechSpec: CommandSpec = {
       help: "auto, manual (`memferry sessions finalize`), or the percentage that is to be ready first",
     },
     "downtime-budget": { value: "TIME", help: "downtime that is acceptable (default 300ms)" },
-    streams: { value: "COUNT", help: "data streams, 1 to 64 (default 4)" },
+    streams: { value: "COUNT", help: `data streams, 1 to 64 (default ${DATA_STREAMS_DEFAULT})` },
     link: LINK_OPTION,
+    ...PATH_OPTIONS,
     "on-resume": { value: "CMD", help: "starts the workload here" },
     overwrite: { help: "replace an existing file of the region's size" },
     sparse: {
@@ -105,6 +108,7 @@ export async function leech(
   const ticket = resumed?.setup.ticket ?? decodeTicket(await ticketText(args));
   const identity = resumed?.setup.identity ?? PeerIdentity.generate();
   const link = args.oneOf("link", LINK_CHOICES, "auto");
+  const path = pathOptions(args);
   const options = {
     mode: migrationMode(args),
     finalize: finalizePolicy(args.text("finalize")),
@@ -142,7 +146,7 @@ export async function leech(
           ticket,
           identity,
           rejoin: phase !== undefined,
-          dial: (signal) => dialLink(link, { ...relayOf(ticket), signal }),
+          dial: (signal, greeting) => dialLink(link, { ...relayOf(ticket), signal, greeting }),
           describe: () => place.describe(),
           onOwnership: (ownership) => leecher?.ownershipChanged(ownership),
           onCommand: (command) => {
@@ -157,8 +161,13 @@ export async function leech(
     });
     supervision.session(directory.path);
     output.event({ event: "joined", session: directory.id, pid: process.pid });
+    const paths = openPaths(control, ticket, {
+      ...path,
+      bytesPerS: () => leecher?.progress().bytesPerS ?? 0,
+      onEvent: (event) => showPathEvent(output, event),
+    });
     leecher = new Leecher({
-      session: control,
+      session: paths,
       sessionId: ticket.sessionId,
       secret: ticket.secret,
       keyedHash: (hashKey) => (data) => loadNative().blake3(data, hashKey),
@@ -210,6 +219,7 @@ export async function leech(
       stopProgress();
       clearInterval(following);
       output.close();
+      await paths.close();
       await control.close();
     }
   } catch (error) {

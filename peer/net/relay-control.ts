@@ -4,16 +4,18 @@
  *
  * @module
  */
-import type {
-  Command,
-  DescribeFrame,
-  Frame,
-  IndexDeltaFrame,
-  IndexRootFrame,
-  IndexSegmentFrame,
-  PeerToRelayFrame,
-  Progress,
-  WelcomeFrame,
+import {
+  encodeFrame,
+  type Command,
+  type DescribeFrame,
+  type DiscoveryFrame,
+  type Frame,
+  type IndexDeltaFrame,
+  type IndexRootFrame,
+  type IndexSegmentFrame,
+  type PeerToRelayFrame,
+  type Progress,
+  type WelcomeFrame,
 } from "../../relay/protocol/frame.ts";
 import { messageOf, ProtocolError } from "../../relay/protocol/errors.ts";
 import type { Role, SessionState } from "../../relay/protocol/ids.ts";
@@ -21,7 +23,7 @@ import { CONTROL_FRAME_BYTES_MAX, HEARTBEAT_MS } from "../../relay/protocol/limi
 import { MessageReader, readFrame, writeFrame } from "../../relay/protocol/message-stream.ts";
 import type { ByteStream, LinkKind } from "../../relay/protocol/stream.ts";
 import type { Ticket } from "../../relay/protocol/ticket.ts";
-import { PROTOCOL_MAJOR, PROTOCOL_MINOR } from "../../relay/protocol/version.ts";
+import { FEATURES, PROTOCOL_MAJOR, PROTOCOL_MINOR } from "../../relay/protocol/version.ts";
 import type { Link } from "./link.ts";
 import { sleep } from "../sleep.ts";
 import { RttMeter } from "./rtt-meter.ts";
@@ -38,6 +40,8 @@ const WELCOME_MS = 10_000;
 const GOODBYE_MS = 3_000;
 /** A side that was silent for this long is gone. */
 const SILENCE_MAX_MS = 3 * HEARTBEAT_MS;
+
+const EARLY_SIGNALS_MAX = 8;
 
 /** Errors that no later attempt can cure. */
 const FATAL_CODES: ReadonlySet<string> = new Set([
@@ -66,7 +70,8 @@ export interface RelayControlOptions {
   readonly identity: PeerIdentity;
   /** This identity has used the ticket before: the relay is asked by proof of the key. */
   readonly rejoin?: boolean;
-  readonly dial: (signal: AbortSignal) => Promise<Link>;
+  /** @param greeting As in `DialOptions`. */
+  readonly dial: (signal: AbortSignal, greeting: () => Uint8Array) => Promise<Link>;
   /** Described to the relay at every (re)join. */
   readonly describe?: () => Omit<DescribeFrame, "kind"> | undefined;
   /** A person asked for this through the API. */
@@ -82,6 +87,8 @@ export interface Pairing {
   readonly number: number;
   readonly linkKind: LinkKind;
   openStream(streamIndex: number): Promise<ByteStream>;
+  /** So many streams will be opened soon. */
+  warm(streams: number): void;
   /** Aborted when the other peer or the link is gone. */
   readonly lost: AbortSignal;
 }
@@ -119,10 +126,14 @@ export class RelayControl {
   #ownership: Ownership | undefined;
   /** Waits for the next answer about the owner, or for the loss of the connection that carries it. */
   #ownershipWaiters: Waiter<Ownership>[] = [];
+  #discovery: DiscoveryFrame | undefined;
   #failure: unknown;
   #running: Promise<void> = Promise.resolve();
   #heardAtMs = 0;
   readonly #rtt = new RttMeter();
+  #onSignal: ((payload: Uint8Array) => void) | undefined;
+  /** Signals of the other peer that came before somebody here listened. */
+  readonly #earlySignals: Uint8Array[] = [];
 
   private constructor(options: RelayControlOptions) {
     this.#options = options;
@@ -152,6 +163,11 @@ export class RelayControl {
     return this.#rtt.rttMs;
   }
 
+  /** How to ask the relay for this host's UDP address; undefined if it does not tell, or not yet. */
+  get discovery(): Pick<DiscoveryFrame, "token" | "ports"> | undefined {
+    return this.#discovery;
+  }
+
   /**
    * The pairing with the other peer, as soon as there is one that is not lost.
    *
@@ -178,6 +194,28 @@ export class RelayControl {
   /** Asks to end the session with the seeder as the owner, until there is an answer. */
   revoke(reason: string, signal?: AbortSignal): Promise<Ownership> {
     return this.#ask({ kind: "revoke", reason }, signal);
+  }
+
+  /** Whether the relay passes signals between the peers. */
+  get passesSignals(): boolean {
+    const features = this.#connection?.welcome.features ?? 0;
+    return (features & FEATURES.signals) !== 0;
+  }
+
+  /** Tells the other peer something by way of the relay. Best effort. */
+  sendSignal(payload: Uint8Array): void {
+    if (this.passesSignals) this.#report({ kind: "signal", payload });
+  }
+
+  /** Who hears what the other peer signals, also what came before. */
+  set onSignal(listener: (payload: Uint8Array) => void) {
+    this.#onSignal = listener;
+    for (const payload of this.#earlySignals.splice(0)) listener(payload);
+  }
+
+  /** The streams of this pairing were left: the next ones need a new one. */
+  renewPairing(number: number): void {
+    if (this.passesSignals) this.#report({ kind: "renewPairing", pairing: number });
   }
 
   /** Tells the relay what this peer is, as far as it is known by now. */
@@ -288,23 +326,24 @@ export class RelayControl {
 
   async #connect(): Promise<Connection> {
     const { ticket, identity, dial } = this.#options;
-    const link = await dial(this.#stop.signal);
+    const hello = encodeFrame({
+      kind: "hello",
+      major: PROTOCOL_MAJOR,
+      minor: PROTOCOL_MINOR,
+      features: FEATURES.direct,
+      role: ticket.role,
+      sessionId: ticket.sessionId,
+      peerKey: identity.publicKey,
+      token: this.#joined ? undefined : ticket.token,
+    });
+    const link = await dial(this.#stop.signal, () => hello);
     const giveUp = (): void => void link.close("DEADLINE_EXCEEDED", "no welcome");
     const deadline = setTimeout(giveUp, WELCOME_MS);
     this.#stop.signal.addEventListener("abort", giveUp, { once: true });
     try {
       const stream = await link.openStream();
       const reader = new MessageReader(stream);
-      await writeFrame(stream, {
-        kind: "hello",
-        major: PROTOCOL_MAJOR,
-        minor: PROTOCOL_MINOR,
-        features: 0,
-        role: ticket.role,
-        sessionId: ticket.sessionId,
-        peerKey: identity.publicKey,
-        token: this.#joined ? undefined : ticket.token,
-      });
+      if (link.greeted !== true) await stream.write(hello);
       let frame = await this.#frame(reader);
       if (frame.kind === "challenge") {
         const signature = identity.prove(frame.challenge, ticket.sessionId, ticket.role);
@@ -315,6 +354,8 @@ export class RelayControl {
         throw new ProtocolError("FRAME_UNEXPECTED", `the relay sent ${frame.kind}, not a welcome`);
       }
       this.#joined = true;
+      // The token was the last connection's.
+      this.#discovery = undefined;
       this.#ownership = {
         owner: frame.owner,
         epoch: frame.ownerEpoch,
@@ -380,8 +421,17 @@ export class RelayControl {
         this.#options.onOwnership?.(ownership);
         return;
       }
+      case "discovery":
+        this.#discovery = frame;
+        return;
       case "command":
         this.#options.onCommand?.(frame.command, frame.reason);
+        return;
+      case "peerSignal":
+        // A copy: the frame is a view of a piece that may be many times larger.
+        if (this.#onSignal !== undefined) this.#onSignal(frame.payload.slice());
+        else if (this.#earlySignals.length < EARLY_SIGNALS_MAX)
+          this.#earlySignals.push(frame.payload.slice());
         return;
       case "goAway":
         throw new GoAway(frame.reconnectInMs);
@@ -398,6 +448,7 @@ export class RelayControl {
       number,
       linkKind: connection.link.kind,
       lost: lose.signal,
+      warm: (streams) => connection.link.warm?.(streams),
       openStream: async (streamIndex) => {
         const stream = await connection.link.openStream();
         await writeFrame(stream, {

@@ -221,6 +221,13 @@ export const versionSchema = z
   .object({ version: z.string(), protocol: z.string(), runtime: z.string() })
   .openapi("Version");
 
+export const discoverySchema = z
+  .object({
+    token: z.string().openapi({ description: "16 bytes in base64url, good for ten minutes." }),
+    ports: z.tuple([z.int(), z.int()]),
+  })
+  .openapi("Discovery");
+
 export const problemSchema = z
   .looseObject({
     type: z.string(),

@@ -4,9 +4,11 @@
  * @module
  */
 export * from "./bytes.ts";
+export * from "./discovery.ts";
 export * from "./errors.ts";
 export * from "./frame.ts";
 export * from "./ids.ts";
+export * from "./ip-address.ts";
 export * from "./limits.ts";
 export * from "./message-stream.ts";
 export * from "./relay-certificates.ts";

@@ -7,4 +7,12 @@
 /** Another major version is refused, with both named. */
 export const PROTOCOL_MAJOR = 1;
 /** A higher minor version only adds frames that an older side may ignore. */
-export const PROTOCOL_MINOR = 0;
+export const PROTOCOL_MINOR = 1;
+
+/** Bits of `features` in `hello` and `welcome`. */
+export const FEATURES = {
+  /** A peer understands `discovery` and `peerSignal`; a relay answers address discovery. */
+  direct: 1,
+  /** A relay passes on `signal` and takes `renewPairing`. */
+  signals: 2,
+} as const;

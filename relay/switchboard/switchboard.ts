@@ -19,11 +19,12 @@ import {
   PREFACE_BYTES_MAX,
   PREFACE_DEADLINE_MS,
   PROGRESS_PER_SECOND_MAX,
+  SIGNALS_AT_ONCE_MAX,
+  SIGNALS_PER_SECOND_MAX,
 } from "../protocol/limits.ts";
 import { toHex } from "../protocol/bytes.ts";
 import { MessageReader, readFrame, writeFrame } from "../protocol/message-stream.ts";
-import type { LinkKind } from "../protocol/stream.ts";
-import { PROTOCOL_MAJOR, PROTOCOL_MINOR } from "../protocol/version.ts";
+import { FEATURES, PROTOCOL_MAJOR, PROTOCOL_MINOR } from "../protocol/version.ts";
 import type { IncomingStream } from "../transport/transport.ts";
 import {
   DECISION_PATIENCE_MS,
@@ -38,7 +39,8 @@ import {
 import { verifies, type VerifyProof } from "./proof.ts";
 import { refuse } from "./refusal.ts";
 import { SessionRecords } from "./record-lane.ts";
-import { Room, send, type Member, type OnBytes } from "./room.ts";
+import { Room, send, type LivePeer, type Member, type OnBytes } from "./room.ts";
+import { TokenBucket } from "./token-bucket.ts";
 import type { JoinedSession, SessionStore } from "./session-store.ts";
 
 /** Progress reaches the database at most this often; the API shows what is in memory. */
@@ -59,8 +61,16 @@ export interface SwitchboardOptions {
   ) => void;
   readonly onHandshakeFailure?: (code: string) => void;
   readonly onBytes?: OnBytes;
+  /** Where peers learn their own UDP address; undefined if that is off. */
+  readonly discovery?: PeerDiscovery | undefined;
   /** Whether the holder of an ed25519 key signed a message. Default: by WebCrypto. */
   readonly verifyProof?: VerifyProof;
+}
+
+export interface PeerDiscovery {
+  readonly ports: readonly [number, number];
+  /** A token for one connection of a peer. */
+  hold(): { readonly token: Uint8Array; release(): void };
 }
 
 /** What is known of a session only while somebody is connected. */
@@ -69,12 +79,6 @@ export interface LiveSession {
   readonly leecher: LivePeer | undefined;
   readonly progress: Progress | undefined;
   readonly bytesFrom: Readonly<Record<Role, number>>;
-}
-
-export interface LivePeer {
-  readonly link: LinkKind;
-  readonly remoteAddress: string;
-  readonly joinedAtMs: number;
 }
 
 /** One peer's control stream while it is served. */
@@ -86,6 +90,8 @@ interface Attendance {
   readonly fail: (error: ProtocolError) => void;
   over: boolean;
   decisionsWaiting: number;
+  /** Of what the peers tell each other about paths. */
+  readonly signals: TokenBucket;
   deciding: Promise<void>;
 }
 
@@ -146,8 +152,8 @@ export class Switchboard {
     const room = this.#rooms.get(toHex(sessionId));
     if (room === undefined) return undefined;
     return {
-      seeder: livePeer(room.member("seeder")),
-      leecher: livePeer(room.member("leecher")),
+      seeder: room.livePeer("seeder"),
+      leecher: room.livePeer("leecher"),
       progress: room.progress,
       bytesFrom: room.bytesFrom,
     };
@@ -208,7 +214,13 @@ export class Switchboard {
       }
       const session = await this.#join(frame, incoming, reader);
       clearTimeout(deadline);
-      await this.#attend(frame, session, { ...incoming, arrival }, reader);
+      const { discovery } = this.#options;
+      const held = (frame.features & FEATURES.direct) === 0 ? undefined : discovery?.hold();
+      try {
+        await this.#attend(frame, session, { ...incoming, arrival, token: held?.token }, reader);
+      } finally {
+        held?.release();
+      }
     } finally {
       clearTimeout(deadline);
     }
@@ -258,14 +270,16 @@ export class Switchboard {
   async #attend(
     hello: HelloFrame,
     session: JoinedSession,
-    incoming: IncomingStream & { readonly arrival: number },
+    incoming: IncomingStream & { readonly arrival: number; readonly token: Uint8Array | undefined },
     reader: MessageReader,
   ): Promise<void> {
     const { sessionId, role, peerKey } = hello;
+    const { token } = incoming;
     const now = Date.now();
     const member: Member = {
       role,
       peerKey,
+      features: hello.features,
       stream: incoming.stream,
       kind: incoming.kind,
       remoteAddress: incoming.remoteAddress,
@@ -278,12 +292,16 @@ export class Switchboard {
       kind: "welcome",
       major: PROTOCOL_MAJOR,
       minor: PROTOCOL_MINOR,
-      features: 0,
+      features: FEATURES.signals | (this.#options.discovery === undefined ? 0 : FEATURES.direct),
       streamSecret: member.streamSecret,
       owner: session.owner,
       ownerEpoch: session.ownerEpoch,
       state: session.state,
     });
+    const ports = this.#options.discovery?.ports;
+    if (token !== undefined && ports !== undefined) {
+      await writeFrame(member.stream, { kind: "discovery", token, ports });
+    }
     // It may have begun to go down since the first frame.
     if (this.#closing !== undefined) {
       throw new ProtocolError("RELAY_DRAINING", "the relay is going down");
@@ -302,6 +320,7 @@ export class Switchboard {
       fail: failed.reject,
       over: false,
       decisionsWaiting: 0,
+      signals: new TokenBucket(SIGNALS_PER_SECOND_MAX, SIGNALS_AT_ONCE_MAX),
       deciding: Promise.resolve(),
     };
     failed.promise.catch(() => {});
@@ -367,6 +386,13 @@ export class Switchboard {
       case "ping":
         // Who does not read its answers is not heard either.
         await writeFrame(member.stream, { kind: "pong", nonce: frame.nonce });
+        return;
+      case "signal":
+        // A copy: the frame is a view of a piece that may be many times larger.
+        if (attendance.signals.take()) room.signal(member.role, frame.payload.slice());
+        return;
+      case "renewPairing":
+        if (attendance.signals.take()) room.renewPairing(frame.pairing);
         return;
       case "commit": {
         if (member.role !== "leecher") {
@@ -562,12 +588,6 @@ export class Switchboard {
   #changed(room: Room): void {
     for (const listener of this.#listeners) listener(room.sessionId);
   }
-}
-
-function livePeer(member: Member | undefined): LivePeer | undefined {
-  if (member === undefined) return undefined;
-  const { kind, remoteAddress, joinedAtMs } = member;
-  return { link: kind, remoteAddress, joinedAtMs };
 }
 
 async function atMost(ms: number, work: Promise<unknown>): Promise<void> {

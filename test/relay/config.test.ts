@@ -23,6 +23,7 @@ test("readConfig() without anything said is a relay on loopback with its own dat
     databaseUrl: undefined,
     publicUrl: undefined,
     certificate: undefined,
+    discoveryPorts: [8444, 8445],
     webTransport: true,
     logLevel: "info",
     json: false,
@@ -54,6 +55,20 @@ test("readConfig() puts flags over the environment over defaults", () => {
     "https://relay.example",
   );
   expect(config(["--no-user-config"]).userConfigFile).toBeUndefined();
+});
+
+test("readConfig() takes two ports for address discovery, any, or none", () => {
+  const ports = (...args: string[]): unknown => config(args).discoveryPorts;
+  expect(ports("--discovery-ports", "3478,3479")).toEqual([3478, 3479]);
+  expect(ports("--discovery-ports", "0,0")).toEqual([0, 0]);
+  expect(ports("--discovery-ports", "none")).toBeUndefined();
+  expect(ports("--listen", "127.0.0.1:0")).toEqual([0, 0]);
+  expect(ports("--listen", "127.0.0.1:65534")).toEqual([0, 0]);
+  for (const bad of ["1", "1,1", "1,65536", "a,b", "1,2,3", "off"]) {
+    expect(problems(["--discovery-ports", bad])).toEqual([
+      `--discovery-ports: "${bad}" is not two different ports: write e.g. 8444,8445, or none`,
+    ]);
+  }
 });
 
 test("readConfig() reports every problem at once, one line each, with its cure", () => {

@@ -42,6 +42,7 @@ async function start(port = 0, surroundings: RelaySurroundings = {}): Promise<Re
     databaseUrl: undefined,
     publicUrl: undefined,
     certificate: undefined,
+    discoveryPorts: [0, 0],
     webTransport: hasWebTransport,
     logLevel: "error",
     json: true,

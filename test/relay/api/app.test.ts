@@ -705,10 +705,27 @@ describe("GET /v1/events", () => {
 });
 
 describe("about the relay", () => {
+  test("POST /v1/discovery gives a token without a key, and not too many", async () => {
+    const ask = async () => await harness.app.request("/v1/discovery", { method: "POST" });
+    expect(await json(await ask())).toEqual({
+      token: "BQUFBQUFBQUFBQUFBQUFBQ",
+      ports: [3478, 3479],
+    });
+    let refused: Response | undefined;
+    for (let i = 0; i < 50 && refused === undefined; i++) {
+      const response = await ask();
+      if (response.status === 429) refused = response;
+    }
+    expect(refused?.headers.get("retry-after")).toBe("5");
+    harness.advance(120);
+    expect((await ask()).status).toBe(200);
+  });
+
   test("/openapi.json describes every route, with references that lead somewhere", async () => {
     const document = await json(await harness.app.request("/openapi.json"));
     expect(document.openapi).toBe("3.1.0");
     expect(Object.keys(document.paths).toSorted()).toEqual([
+      "/v1/discovery",
       "/v1/events",
       "/v1/sessions",
       "/v1/sessions/{id}",

@@ -88,6 +88,7 @@ export async function startHarness(): Promise<Harness> {
       identity.vouch(nonce, [
         { hash: new Uint8Array(32).fill(0xab), notBeforeMs: 1, notAfterMs: 2 },
       ]),
+    discovery: { ports: [3478, 3479], lend: () => new Uint8Array(16).fill(5) },
     signal: down.signal,
     clock: () => clockMs,
   });

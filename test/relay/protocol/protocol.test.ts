@@ -25,6 +25,7 @@ const bytes = (count: number): fc.Arbitrary<Uint8Array> =>
   fc.uint8Array({ minLength: count, maxLength: count });
 const u32 = fc.integer({ min: 0, max: 0xffff_ffff });
 const u16 = fc.integer({ min: 0, max: 0xffff });
+const port = fc.integer({ min: 1, max: 0xffff });
 const text = fc.string({ unit: "grapheme-ascii", maxLength: 100 });
 const role = fc.constantFrom("seeder" as const, "leecher" as const);
 const state = fc.constantFrom(...SESSION_STATES);
@@ -114,6 +115,11 @@ const frame: fc.Arbitrary<Frame> = fc.oneof(
   fc.record({ kind: fc.constant("pong" as const), nonce: u32 }),
   fc.record({ kind: fc.constant("goAway" as const), reconnectInMs: u32, tryForMs: u32 }),
   fc.record({ kind: fc.constant("error" as const), code, retryable: fc.boolean(), message: text }),
+  fc.record({
+    kind: fc.constant("discovery" as const),
+    token: bytes(16),
+    ports: fc.tuple(port, port),
+  }),
 );
 
 test("decodeFrame() gives back what encodeFrame() took, and the header tells its length", () => {

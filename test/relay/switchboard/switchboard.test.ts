@@ -1,5 +1,6 @@
 import { afterEach, describe, expect, test, vi } from "vitest";
 import type { Dial, Link } from "../../../peer/net/link.ts";
+import { FEATURES } from "../../../relay/protocol/version.ts";
 import { memoryRelay } from "../../../peer/net/memory-link.ts";
 import { PeerIdentity } from "../../../peer/net/peer-identity.ts";
 import { RelayControl } from "../../../peer/net/relay-control.ts";
@@ -432,4 +433,39 @@ describe.each(ways)("Switchboard.close() %s", (_name, way) => {
     await again.rejoin();
     await again.paired();
   });
+});
+
+test("Switchboard gives a token for discovery to a peer that asks for it, and takes it back", async () => {
+  const events: string[] = [];
+  const token = new Uint8Array(16).fill(7);
+  const discovery = {
+    ports: [3478, 3479] as const,
+    hold: () => {
+      events.push("held");
+      return { token, release: () => events.push("released") };
+    },
+  };
+  const { dial, session } = await world(inMemory, { discovery });
+  // An older peer, which says nothing of direct paths.
+  const raw = await (await RawPeer.open(await dial(), session, "leecher")).join();
+  expect(raw.welcome?.features).toBe(FEATURES.direct | FEATURES.signals);
+  expect(events).toEqual([]);
+
+  const { sessionId, tokens } = session;
+  const control = await RelayControl.join({
+    ticket: {
+      relayUrl: "https://memory:1",
+      certificateHashes: [],
+      sessionId,
+      role: "seeder",
+      token: tokens.seeder,
+      secret: new Uint8Array(32),
+    },
+    identity: PeerIdentity.generate(),
+    dial,
+  });
+  await control.pairing();
+  expect(control.discovery).toMatchObject({ token, ports: [3478, 3479] });
+  await control.close();
+  await vi.waitFor(() => expect(events).toEqual(["held", "released"]));
 });

@@ -1,0 +1,16 @@
+/**
+ * Bounds of looking for a direct path. Each has a line in docs/limits.md.
+ *
+ * @module
+ */
+
+/** Addresses that a peer tells of itself, or believes of the other. */
+export const CANDIDATES_MAX = 8;
+/** Addresses of the relay that are asked, of each family. */
+export const DISCOVERY_RELAYS_PER_FAMILY_MAX = 2;
+/** When an address that has not answered is asked again, after the first time. */
+export const DISCOVERY_RETRIES_MS = [100, 300, 700] as const;
+/** How long all of it may take. */
+export const DISCOVERY_DEADLINE_MS = 1_500;
+/** How long the other addresses are waited for when one has answered at both ports. */
+export const DISCOVERY_GRACE_MS = 300;
