@@ -15,6 +15,11 @@ export { NativeError } from "./errors.ts";
 export type { NativeErrorDetails } from "./errors.ts";
 export { StoreOutcome, ZERO_CHUNK } from "./types.ts";
 export type {
+  DirectConnectOptions,
+  DirectEvents,
+  DirectSocket,
+  DirectSocketOptions,
+  DirectStats,
   FuseMount,
   FuseMountOptions,
   FuseProbe,

@@ -367,6 +367,90 @@ export interface RegionMapping {
   unmap(): Promise<void>;
 }
 
+export interface DirectSocketOptions {
+  /** Default: a free one. Bound on every address, in both families where the host has both. */
+  readonly port?: number;
+  /** `poll` has something to tell. */
+  readonly onWake: () => void;
+}
+
+export interface DirectConnectOptions {
+  readonly address: string;
+  readonly port: number;
+  /** Tells the packets of this connection from those of earlier ones: 32 bits, the same on both sides. */
+  readonly id: number;
+  /** 32 bytes each: every packet is authenticated. */
+  readonly sendKey: Uint8Array;
+  readonly receiveKey: Uint8Array;
+  /** Measured round trip, microseconds. */
+  readonly rttUs: number;
+  /** What another path to the same peer carries; this one is begun with half of it. Default: nothing is known. */
+  readonly bytesPerS?: number;
+}
+
+export interface DirectEvents {
+  /** What is not of the connection; at most 64, later ones are dropped. */
+  readonly datagrams: readonly {
+    readonly bytes: Uint8Array;
+    readonly address: string;
+    readonly port: number;
+  }[];
+  /** Streams that have something to read, or ended. */
+  readonly readable: readonly number[];
+  /** Streams whose last `write` said `false`. */
+  readonly writable: readonly number[];
+  /** The connection is over: `closeReason` says why. */
+  readonly closed: boolean;
+}
+
+export interface DirectStats {
+  readonly packetsSent: number;
+  readonly packetsReceived: number;
+  readonly packetsLost: number;
+  /** Not authentic, or repeated. */
+  readonly packetsRefused: number;
+  readonly bytesSent: number;
+  readonly bytesReceived: number;
+  readonly rttMs: number;
+  readonly minRttMs: number;
+  /** Estimate of what the path carries. */
+  readonly bytesPerS: number;
+  readonly inFlightBytes: number;
+  readonly windowBytes: number;
+  /** Largest packet that is known to arrive: UDP payload. */
+  readonly packetBytes: number;
+  /** Since the last authentic packet came. */
+  readonly silentForMs: number;
+  /** Where the other side is now. */
+  readonly address: string;
+  readonly port: number;
+}
+
+/**
+ * A UDP socket for finding another peer, and the one direct connection to it: 66 reliable streams by number, 0 and 1
+ * ahead of the others. A thread of its own paces, repeats what is lost, finds the packet size and follows a peer whose
+ * address changes. A connection that heard nothing for 3.5 s is over.
+ */
+export interface DirectSocket {
+  readonly port: number;
+  /** What ended the connection, in one line; undefined while it goes on. */
+  readonly closeReason: string | undefined;
+  /** Best effort. `false` if the address is none. */
+  send(bytes: Uint8Array, address: string, port: number): boolean;
+  /** `false` if the address is none, or there is or was a connection. */
+  connect(options: DirectConnectOptions): boolean;
+  /** Copies. `false`: no more until `poll` names the stream as writable. */
+  write(stream: number, bytes: Uint8Array): boolean;
+  /** Nothing more will be written. */
+  end(stream: number): void;
+  /** At most `most` bytes; undefined: nothing now; null: the other side ended the stream. */
+  read(stream: number, most: number): Uint8Array | null | undefined;
+  poll(): DirectEvents;
+  stats(): DirectStats;
+  /** @param settle Waits up to 3 s for what was written to arrive. Idempotent. */
+  close(reason: string, settle?: boolean): Promise<void>;
+}
+
 /** Whether this host has userfaultfd for us. */
 export interface UffdProbe {
   readonly available: boolean;
@@ -411,6 +495,8 @@ export interface NativeAddon {
    * @throws NativeError `ESHUTDOWN`
    */
   shareRegion(id: number, options?: Pick<RegionOptions, "onFault">): NativeRegion;
+  /** @throws NativeError `EADDRINUSE` and the like */
+  openDirectSocket(options: DirectSocketOptions): DirectSocket;
   probeUffd(): UffdProbe;
   probeFuse(): FuseProbe;
   /**

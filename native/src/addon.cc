@@ -7,6 +7,7 @@
 #include "bridge.h"
 #include "chunk_hash.h"
 #include "descriptors.h"
+#include "direct_object.h"
 #include "environment.h"
 #include "mapping_object.h"
 #include "mount_object.h"
@@ -67,6 +68,10 @@ Napi::Value shareRegion(const Napi::CallbackInfo& info) {
   return initialized(info) ? RegionObject::share(info) : info.Env().Undefined();
 }
 
+Napi::Value openDirectSocket(const Napi::CallbackInfo& info) {
+  return initialized(info) ? DirectObject::open(info) : info.Env().Undefined();
+}
+
 Napi::Value adopt(const Napi::CallbackInfo& info) {
   return initialized(info) ? adoptDescriptor(info) : info.Env().Undefined();
 }
@@ -96,6 +101,7 @@ Napi::Object start(Napi::Env env, Napi::Object exports) {
   (*environment)->deviceClass = Napi::Persistent(NbdDeviceObject::define(env));
   (*environment)->uffdClass = Napi::Persistent(UffdObject::define(env));
   (*environment)->mappingClass = Napi::Persistent(MappingObject::define(env));
+  (*environment)->directClass = Napi::Persistent(DirectObject::define(env));
 
   exports.Set("initialize", Napi::Function::New<initialize>(env, "initialize"));
   exports.Set("openRegion", Napi::Function::New<openRegion>(env, "openRegion"));
@@ -106,6 +112,7 @@ Napi::Object start(Napi::Env env, Napi::Object exports) {
   exports.Set("serveUffd", Napi::Function::New<serveUffd>(env, "serveUffd"));
   exports.Set("mapRegion", Napi::Function::New<mapRegion>(env, "mapRegion"));
   exports.Set("shareRegion", Napi::Function::New<shareRegion>(env, "shareRegion"));
+  exports.Set("openDirectSocket", Napi::Function::New<openDirectSocket>(env, "openDirectSocket"));
   exports.Set("probeUffd", Napi::Function::New<UffdObject::probe>(env, "probeUffd"));
   exports.Set("probeFuse", Napi::Function::New<MountObject::probe>(env, "probeFuse"));
   exports.Set("adoptDescriptor", Napi::Function::New<adopt>(env, "adoptDescriptor"));

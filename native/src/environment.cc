@@ -77,6 +77,7 @@ void Environment::teardown() {
   deviceClass.Reset();
   uffdClass.Reset();
   mappingClass.Reset();
+  directClass.Reset();
 }
 
 }  // namespace memferry

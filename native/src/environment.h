@@ -34,6 +34,7 @@ class Environment {
   Napi::FunctionReference deviceClass;
   Napi::FunctionReference uffdClass;
   Napi::FunctionReference mappingClass;
+  Napi::FunctionReference directClass;
 
   // `stop` blocks until the thing's threads are gone; it may run on any thread.
   enum class Kind { mount, region };  // a server of any kind is a mount

@@ -14,6 +14,7 @@ import { Leecher } from "../migration/leecher.ts";
 import { MODES, type Mode } from "../migration/messages.ts";
 import { dialLink } from "../net/dial.ts";
 import { PeerIdentity } from "../net/peer-identity.ts";
+import { openPaths } from "../net/paths/session-paths.ts";
 import { RelayControl } from "../net/relay-control.ts";
 import { relayOf } from "../net/relay-pins.ts";
 import { Supervision } from "../supervisor/held.ts";
@@ -23,6 +24,7 @@ import { errorCode, withTicketCure } from "./failure.ts";
 import { Interrupt } from "./interrupt.ts";
 import { LeechedRegions } from "./leeched-region.ts";
 import { LINK_CHOICES, LINK_OPTION } from "./link-option.ts";
+import { PATH_OPTIONS, pathOptions, showPathEvent } from "./path-option.ts";
 import { showEvent, showProgress } from "./migration-output.ts";
 import type { Output } from "./output.ts";
 import { EXPORT_OPTIONS, ExportOptions, requireReceivedPlace } from "./region-options.ts";
@@ -61,6 +63,7 @@ export const leechSpec: CommandSpec = {
     "downtime-budget": { value: "TIME", help: "downtime that is acceptable (default 300ms)" },
     streams: { value: "COUNT", help: "data streams, 1 to 64 (default 4)" },
     link: LINK_OPTION,
+    ...PATH_OPTIONS,
     "on-resume": { value: "CMD", help: "starts the workload here" },
     overwrite: { help: "replace an existing file of the region's size" },
     sparse: {
@@ -105,6 +108,7 @@ export async function leech(
   const ticket = resumed?.setup.ticket ?? decodeTicket(await ticketText(args));
   const identity = resumed?.setup.identity ?? PeerIdentity.generate();
   const link = args.oneOf("link", LINK_CHOICES, "auto");
+  const path = pathOptions(args);
   const options = {
     mode: migrationMode(args),
     finalize: finalizePolicy(args.text("finalize")),
@@ -157,8 +161,13 @@ export async function leech(
     });
     supervision.session(directory.path);
     output.event({ event: "joined", session: directory.id, pid: process.pid });
+    const paths = openPaths(control, ticket, {
+      ...path,
+      bytesPerS: () => leecher?.progress().bytesPerS ?? 0,
+      onEvent: (event) => showPathEvent(output, event),
+    });
     leecher = new Leecher({
-      session: control,
+      session: paths,
       sessionId: ticket.sessionId,
       secret: ticket.secret,
       keyedHash: (hashKey) => (data) => loadNative().blake3(data, hashKey),
@@ -210,6 +219,7 @@ export async function leech(
       stopProgress();
       clearInterval(following);
       output.close();
+      await paths.close();
       await control.close();
     }
   } catch (error) {

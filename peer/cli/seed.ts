@@ -14,6 +14,7 @@ import type { SeederHooks } from "../migration/seeder-options.ts";
 import { Seeder } from "../migration/seeder.ts";
 import { dialLink, type LinkChoice } from "../net/dial.ts";
 import { PeerIdentity } from "../net/peer-identity.ts";
+import { openPaths, type PathOptions } from "../net/paths/session-paths.ts";
 import { RelayControl } from "../net/relay-control.ts";
 import { relayOf } from "../net/relay-pins.ts";
 import { createOffer } from "../session/offer.ts";
@@ -26,6 +27,7 @@ import { runHook } from "./hook.ts";
 import { showLook, warnOfScans } from "./file-export.ts";
 import { Interrupt } from "./interrupt.ts";
 import { LINK_CHOICES, LINK_OPTION } from "./link-option.ts";
+import { PATH_OPTIONS, pathOptions, showPathEvent } from "./path-option.ts";
 import { LocalRegions } from "./local-regions.ts";
 import { showEvent, showProgress } from "./migration-output.ts";
 import type { Output } from "./output.ts";
@@ -55,6 +57,7 @@ export const seedSpec: CommandSpec = {
       help: "transfer unit, a power of two from 4KiB to 4MiB (default 64KiB)",
     },
     link: LINK_OPTION,
+    ...PATH_OPTIONS,
     ...RELAY_OPTIONS,
     "ticket-ttl": { value: "TIME", help: "how long the ticket may be used (default 1h)" },
     "ticket-file": {
@@ -111,6 +114,7 @@ export async function seed(
     args,
     output,
     link: args.oneOf("link", LINK_CHOICES, "auto"),
+    path: pathOptions(args),
     ticketTtlMs: args.duration("ticket-ttl", TICKET_TTL_DEFAULT_MS),
     name: seededRegions(args)
       .map(({ name }) => name)
@@ -170,6 +174,7 @@ interface AttemptOptions {
   readonly args: Arguments;
   readonly output: Output;
   readonly link: LinkChoice;
+  readonly path: PathOptions;
   readonly ticketTtlMs: number;
   readonly name: string;
   readonly supervision: Supervision;
@@ -295,8 +300,13 @@ class SeedAttempt {
           },
         }),
     });
+    const paths = openPaths(control, this.#ticket, {
+      ...this.#options.path,
+      bytesPerS: () => seeder?.progress().bytesPerS ?? 0,
+      onEvent: (event) => showPathEvent(output, event),
+    });
     seeder = new Seeder({
-      session: control,
+      session: paths,
       sessionId: this.#ticket.sessionId,
       secret: this.#ticket.secret,
       hashKey: local.hashKey,
@@ -332,6 +342,7 @@ class SeedAttempt {
       return ExitCode.failed;
     } finally {
       stopProgress();
+      await paths.close();
       await control.close();
       await this.#unlock();
     }

@@ -7,12 +7,15 @@ import { resolve } from "node:path";
 import { peerEnvironment } from "../config.ts";
 import { HOOK_DEADLINE_MS } from "../migration/limits.ts";
 import type { LinkChoice } from "../net/dial.ts";
+import { PATH_POLICIES, type PathPolicy } from "../net/paths/path-policy.ts";
 import type { CommonSetup, HookName } from "./messages.ts";
 import { usage, type Options } from "./options.ts";
 
 export interface CommonOptions {
   /** Which kind of connection carries the migration. Default `auto`. */
   readonly link?: LinkChoice;
+  /** Which way the bytes go: `auto` is directly to the other peer where the network lets it. Default `auto`. */
+  readonly path?: PathPolicy;
   /**
    * Where the session is written down, so that `memferry resume` goes on with it after a crash. Only for regions in
    * files; `false`: not at all. Default: as of the command.
@@ -24,7 +27,7 @@ export interface CommonOptions {
   readonly signal?: AbortSignal;
 }
 
-export const COMMON_OPTIONS = ["link", "stateDir", "hookTimeoutMs", "signal"] as const;
+export const COMMON_OPTIONS = ["link", "path", "stateDir", "hookTimeoutMs", "signal"] as const;
 
 const LINKS = ["auto", "webtransport", "websocket"] as const satisfies LinkChoice[];
 
@@ -39,11 +42,13 @@ export function commonSetup(
   },
 ): CommonSetup {
   const link = given.oneOf("link", LINKS) ?? "auto";
+  const path = given.oneOf("path", PATH_POLICIES) ?? "auto";
   for (const hook of of.hooks) given.requireFunction(hook);
   return {
     link,
+    path,
     stateDirectory: stateDirectory(given, of.durable),
-    argv: [...of.argv, "--link", link],
+    argv: [...of.argv, "--link", link, "--path", path],
     cwd: process.cwd(),
     hooks: of.hooks.filter((hook) => given.get(hook) !== undefined),
     hookTimeoutMs:

@@ -15,6 +15,7 @@ import type { OfferMessage } from "../migration/messages.ts";
 import { MigrationError } from "../errors.ts";
 import { dialLink } from "../net/dial.ts";
 import { PeerIdentity } from "../net/peer-identity.ts";
+import { openPaths } from "../net/paths/session-paths.ts";
 import { RelayControl } from "../net/relay-control.ts";
 import { relayOf } from "../net/relay-pins.ts";
 import { RegionGroup, type NamedRegion } from "../region/group.ts";
@@ -60,8 +61,13 @@ export async function runLeecher(
     try {
       goOn(running);
       const journal = await directory?.leecherJournal();
+      const paths = openPaths(control, ticket, {
+        policy: setup.path,
+        bytesPerS: () => leecher?.progress().bytesPerS ?? 0,
+        onEvent: (event) => caller.event(event),
+      });
       const made = new Leecher({
-        session: control,
+        session: paths,
         sessionId: ticket.sessionId,
         secret: ticket.secret,
         keyedHash: (hashKey) => (data) => loadNative().blake3(data, hashKey),
@@ -92,6 +98,7 @@ export async function runLeecher(
         return await made.run();
       } finally {
         stopProgress();
+        await paths.close();
       }
     } finally {
       await control.close();

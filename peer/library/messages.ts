@@ -10,12 +10,15 @@ import type { MigrationEvent, MigrationProgress, MigrationTotals } from "../migr
 import type { FinalizePolicy } from "../migration/leecher-options.ts";
 import type { Mode, OfferedRegion } from "../migration/messages.ts";
 import type { LinkChoice } from "../net/dial.ts";
+import type { PathEvent } from "../net/paths/path-manager.ts";
+import type { PathPolicy } from "../net/paths/path-policy.ts";
 import type { Thrown } from "./thrown.ts";
 
 export type HookName = "onSuspend" | "onRollback" | "onRelease" | "onResume";
 
 export interface CommonSetup {
   readonly link: LinkChoice;
+  readonly path: PathPolicy;
   /** `undefined`: nothing is written down, and nothing can go on after this process. */
   readonly stateDirectory: string | undefined;
   /** The command that goes on with the session in a later process. */
@@ -85,6 +88,7 @@ export interface Ready {
 
 export type LibraryEvent =
   | MigrationEvent
+  | PathEvent
   | { readonly event: "connection"; readonly connected: boolean; readonly detail: string };
 
 export type FromThread =

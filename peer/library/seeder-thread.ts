@@ -14,6 +14,7 @@ import type { MigrationTotals } from "../migration/events.ts";
 import { Seeder } from "../migration/seeder.ts";
 import { dialLink } from "../net/dial.ts";
 import { PeerIdentity } from "../net/peer-identity.ts";
+import { openPaths } from "../net/paths/session-paths.ts";
 import { RelayControl } from "../net/relay-control.ts";
 import { relayOf } from "../net/relay-pins.ts";
 import { GroupWrites, RegionGroup, type NamedRegion } from "../region/group.ts";
@@ -128,8 +129,14 @@ class SeederThread {
       caller.hook("onRelease"),
     ];
     const journal = await directory?.seederJournal();
+    const paths = openPaths(control, ticket, {
+      policy: setup.path,
+      bytesPerS: () => seeder?.progress().bytesPerS ?? 0,
+      onEvent: (event) => caller.event(event),
+    });
+    this.#closing.push(() => paths.close());
     const made = new Seeder({
-      session: control,
+      session: paths,
       sessionId: ticket.sessionId,
       secret: ticket.secret,
       hashKey,

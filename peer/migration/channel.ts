@@ -33,6 +33,8 @@ import { SealedStream } from "./sealed-stream.ts";
 export interface ChannelNetwork {
   readonly linkKind: LinkKind;
   readonly lost: AbortSignal;
+  /** Whether a better network has taken its place. */
+  readonly superseded?: () => boolean;
   openStream(streamIndex: number): Promise<ByteStream>;
 }
 

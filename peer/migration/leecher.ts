@@ -45,11 +45,11 @@ import { Manifest, requireEqualRoots, withRoots } from "./manifest.ts";
 import type { FinalizedMessage, Message, OfferMessage, RoundMessage } from "./messages.ts";
 import { isSameOffer } from "./messages.ts";
 import { Rounds } from "./rounds.ts";
-import type { Ownership } from "./session-port.ts";
+import { hasMoved, type Ownership } from "./session-port.ts";
 import { StoreWatch } from "./store-watch.ts";
 
 const REPORT_INTERVAL_MS = 1_000;
-/** A full disk is looked at again after as long a pause as after this many lost channels. */
+/** How many lost channels a full disk counts for: the pause before it is looked at again. */
 const NO_ROOM_FAILURES = 5;
 /** After the commit, how much work a crash of this host may cost again. */
 const CHECKPOINT_INTERVAL_MS = 5_000;
@@ -100,7 +100,7 @@ export class Leecher {
     return this.#committed;
   }
 
-  /** Whether the hook that starts the workload failed. */
+  /** Of the one that starts the workload. */
   get hookFailed(): boolean {
     return this.#hookFailed;
   }
@@ -221,6 +221,7 @@ export class Leecher {
         await this.#finishing;
         if (!isTransient(error)) this.#end({ error });
         if (this.#over.signal.aborted) return;
+        if (hasMoved(network)) continue;
         if (++failures >= CHANNEL_FAILURES_MAX && this.#destination === undefined) throw error;
         if (this.#committed) session.reportPhase("paused");
         this.#options.onEvent?.({ event: "phase", phase: "paused", detail: messageOf(error) });

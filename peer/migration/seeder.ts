@@ -41,7 +41,7 @@ import { RateMeter } from "./rate-meter.ts";
 import { Schedule } from "./schedule.ts";
 import { SeederJournal, type Finalized } from "./seeder-journal.ts";
 import type { SeederOptions } from "./seeder-options.ts";
-import type { Ownership } from "./session-port.ts";
+import { hasMoved, type Ownership } from "./session-port.ts";
 
 /** Between two looks for dirty chunks: shorter rounds would be all overhead. */
 const ROUND_INTERVAL_MS = 200;
@@ -232,6 +232,7 @@ export class Seeder {
         await this.#serve(channel);
       } catch (error) {
         if (this.#over.signal.aborted) return;
+        if (isTransient(error) && hasMoved(network)) continue;
         this.#options.onEvent?.({ event: "phase", phase: "paused", detail: messageOf(error) });
         if (!isTransient(error) && !this.#committed) throw error;
         if (++failures >= CHANNEL_FAILURES_MAX && !this.#suspended) throw error;

@@ -1,7 +1,7 @@
 /**
  * What a migration needs of its session: the other peer, and the relay's word on who owns the region.
  *
- * `RelayControl` is the real one.
+ * `PathManager` is the real one, or `RelayControl` by itself.
  *
  * @module
  */
@@ -30,4 +30,9 @@ export interface SessionPort {
   reportPhase(state: SessionState, reason?: string): void;
   reportProgress(progress: Progress): void;
   reportIndex(frame: IndexSegmentFrame | IndexDeltaFrame | IndexRootFrame): Promise<boolean>;
+}
+
+/** Whether the next channel can be opened at once, since a better network is there, and nothing went wrong. */
+export function hasMoved(network: ChannelNetwork): boolean {
+  return network.superseded?.() ?? false;
 }

@@ -22,7 +22,7 @@ import { CONTROL_FRAME_BYTES_MAX, HEARTBEAT_MS } from "../../relay/protocol/limi
 import { MessageReader, readFrame, writeFrame } from "../../relay/protocol/message-stream.ts";
 import type { ByteStream, LinkKind } from "../../relay/protocol/stream.ts";
 import type { Ticket } from "../../relay/protocol/ticket.ts";
-import { FEATURE_DIRECT, PROTOCOL_MAJOR, PROTOCOL_MINOR } from "../../relay/protocol/version.ts";
+import { FEATURES, PROTOCOL_MAJOR, PROTOCOL_MINOR } from "../../relay/protocol/version.ts";
 import type { Link } from "./link.ts";
 import { sleep } from "../sleep.ts";
 import { RttMeter } from "./rtt-meter.ts";
@@ -39,6 +39,8 @@ const WELCOME_MS = 10_000;
 const GOODBYE_MS = 3_000;
 /** A side that was silent for this long is gone. */
 const SILENCE_MAX_MS = 3 * HEARTBEAT_MS;
+
+const EARLY_SIGNALS_MAX = 8;
 
 /** Errors that no later attempt can cure. */
 const FATAL_CODES: ReadonlySet<string> = new Set([
@@ -125,6 +127,9 @@ export class RelayControl {
   #running: Promise<void> = Promise.resolve();
   #heardAtMs = 0;
   readonly #rtt = new RttMeter();
+  #onSignal: ((payload: Uint8Array) => void) | undefined;
+  /** Signals of the other peer that came before somebody here listened. */
+  readonly #earlySignals: Uint8Array[] = [];
 
   private constructor(options: RelayControlOptions) {
     this.#options = options;
@@ -185,6 +190,28 @@ export class RelayControl {
   /** Asks to end the session with the seeder as the owner, until there is an answer. */
   revoke(reason: string, signal?: AbortSignal): Promise<Ownership> {
     return this.#ask({ kind: "revoke", reason }, signal);
+  }
+
+  /** Whether the relay passes signals between the peers. */
+  get passesSignals(): boolean {
+    const features = this.#connection?.welcome.features ?? 0;
+    return (features & FEATURES.signals) !== 0;
+  }
+
+  /** Tells the other peer something by way of the relay. Best effort. */
+  sendSignal(payload: Uint8Array): void {
+    if (this.passesSignals) this.#report({ kind: "signal", payload });
+  }
+
+  /** Who hears what the other peer signals, also what came before. */
+  set onSignal(listener: (payload: Uint8Array) => void) {
+    this.#onSignal = listener;
+    for (const payload of this.#earlySignals.splice(0)) listener(payload);
+  }
+
+  /** The streams of this pairing were left: the next ones need a new one. */
+  renewPairing(number: number): void {
+    if (this.passesSignals) this.#report({ kind: "renewPairing", pairing: number });
   }
 
   /** Tells the relay what this peer is, as far as it is known by now. */
@@ -306,7 +333,7 @@ export class RelayControl {
         kind: "hello",
         major: PROTOCOL_MAJOR,
         minor: PROTOCOL_MINOR,
-        features: FEATURE_DIRECT,
+        features: FEATURES.direct,
         role: ticket.role,
         sessionId: ticket.sessionId,
         peerKey: identity.publicKey,
@@ -394,6 +421,12 @@ export class RelayControl {
         return;
       case "command":
         this.#options.onCommand?.(frame.command, frame.reason);
+        return;
+      case "peerSignal":
+        // A copy: the frame is a view of a piece that may be many times larger.
+        if (this.#onSignal !== undefined) this.#onSignal(frame.payload.slice());
+        else if (this.#earlySignals.length < EARLY_SIGNALS_MAX)
+          this.#earlySignals.push(frame.payload.slice());
         return;
       case "goAway":
         throw new GoAway(frame.reconnectInMs);

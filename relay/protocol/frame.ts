@@ -32,218 +32,20 @@ import {
   INDEX_DELTA_ENTRIES_MAX,
   INDEX_SEGMENT_CHUNKS,
   REGION_BYTES_MAX,
+  SIGNAL_BYTES_MAX,
   TEXT_BYTES_MAX,
 } from "./limits.ts";
+import { COMMANDS, type Frame, type PeerToRelayFrame } from "./frame-types.ts";
 import { PROGRESS_FIELDS, type Progress } from "./progress.ts";
 import { PROTOCOL_MAJOR } from "./version.ts";
 
+export * from "./frame-types.ts";
 export { PROGRESS_FIELDS, type Progress } from "./progress.ts";
 
 export const FRAME_HEADER_BYTES = 5;
 export const HASH_BYTES = 32;
 /** `index u32, epoch u32, hash`. */
 export const INDEX_DELTA_ENTRY_BYTES = 40;
-
-/** First frame of a control stream: who joins which session. */
-export interface HelloFrame {
-  readonly kind: "hello";
-  readonly major: number;
-  readonly minor: number;
-  /** Bits of optional abilities; an unknown bit is ignored. */
-  readonly features: number;
-  readonly role: Role;
-  readonly sessionId: Uint8Array;
-  /** ed25519; the ticket is bound to it at the first join. */
-  readonly peerKey: Uint8Array;
-  /** Present when a ticket is being used; absent on a reconnect, which the relay then challenges. */
-  readonly token: Uint8Array | undefined;
-}
-
-/** First frame of any other stream. Both peers' streams of one pairing and index are joined. */
-export interface StreamFrame {
-  readonly kind: "stream";
-  readonly sessionId: Uint8Array;
-  readonly role: Role;
-  readonly streamSecret: Uint8Array;
-  readonly pairing: number;
-  readonly streamIndex: number;
-}
-
-/** The signature of `challenge || session id || role` by the peer key. */
-export interface ProofFrame {
-  readonly kind: "proof";
-  readonly signature: Uint8Array;
-}
-
-/** The leecher asks to become the owner. Asked again, it gets the same answer. */
-export interface CommitFrame {
-  readonly kind: "commit";
-  readonly epoch: number;
-}
-
-/**
- * A peer asks to end the session with the seeder as the owner. The relay answers with `owner`: if its state is
- * `cancelled` the source may go on, if the leecher owns the region it was too late.
- */
-export interface RevokeFrame {
-  readonly kind: "revoke";
-  /** One line, for the log and the API. */
-  readonly reason: string;
-}
-
-/** What the relay may know of the region; shown in the API. */
-export interface DescribeFrame {
-  readonly kind: "describe";
-  readonly regionName: string;
-  readonly regionBytes: number;
-  readonly chunkBytes: number;
-  readonly host: string;
-  readonly version: string;
-}
-
-export interface PhaseFrame {
-  readonly kind: "phase";
-  readonly state: SessionState;
-  /** For `failed` and `cancelled`: why, one line; never a path, a key or content. */
-  readonly reason: string;
-}
-
-/** Numbers for people; nothing decides by them. */
-export interface ProgressFrame {
-  readonly kind: "progress";
-  readonly progress: Progress;
-}
-
-/** Hashes of consecutive chunks; a shorter one ends the region. */
-export interface IndexSegmentFrame {
-  readonly kind: "indexSegment";
-  readonly epoch: number;
-  readonly segment: number;
-  readonly hashes: Uint8Array;
-}
-
-/** Hashes that replaced those of a segment: `INDEX_DELTA_ENTRY_BYTES` per entry. */
-export interface IndexDeltaFrame {
-  readonly kind: "indexDelta";
-  readonly entries: Uint8Array;
-}
-
-/** A generation of the index is whole: this is its root. */
-export interface IndexRootFrame {
-  readonly kind: "indexRoot";
-  readonly epoch: number;
-  readonly root: Uint8Array;
-}
-
-export interface PingFrame {
-  readonly kind: "ping";
-  readonly nonce: number;
-}
-
-/** The peer is leaving for good; its role's part of the session is over. */
-export interface ByeFrame {
-  readonly kind: "bye";
-}
-
-export interface ChallengeFrame {
-  readonly kind: "challenge";
-  readonly challenge: Uint8Array;
-}
-
-export interface WelcomeFrame {
-  readonly kind: "welcome";
-  readonly major: number;
-  readonly minor: number;
-  readonly features: number;
-  readonly streamSecret: Uint8Array;
-  readonly owner: Role;
-  readonly ownerEpoch: number;
-  readonly state: SessionState;
-}
-
-/** Whether the other peer is there. Each time both are, `pairing` is new and streams start afresh. */
-export interface PeerFrame {
-  readonly kind: "peer";
-  readonly present: boolean;
-  readonly pairing: number;
-}
-
-/** Who owns the region: the answer to `commit` and `revoke`, and told to both peers when it changes. */
-export interface OwnerFrame {
-  readonly kind: "owner";
-  readonly owner: Role;
-  readonly ownerEpoch: number;
-  readonly state: SessionState;
-  /** Why, if the session has just been ended; else empty. */
-  readonly reason: string;
-}
-
-export const COMMANDS = ["finalize", "cancel"] as const;
-/** What a person asked for through the API. */
-export type Command = (typeof COMMANDS)[number];
-
-export interface CommandFrame {
-  readonly kind: "command";
-  readonly command: Command;
-  readonly reason: string;
-}
-
-export interface PongFrame {
-  readonly kind: "pong";
-  readonly nonce: number;
-}
-
-/** The relay is going down: reconnect after `reconnectInMs`, keep trying for `tryForMs`. */
-export interface GoAwayFrame {
-  readonly kind: "goAway";
-  readonly reconnectInMs: number;
-  readonly tryForMs: number;
-}
-
-export interface ErrorFrame {
-  readonly kind: "error";
-  readonly code: ProtocolErrorCode;
-  /** Whether the same request may succeed later. */
-  readonly retryable: boolean;
-  readonly message: string;
-}
-
-/** How to ask the relay's UDP ports for one's own address; to a peer that said `FEATURE_DIRECT`. */
-export interface DiscoveryFrame {
-  readonly kind: "discovery";
-  /** Good while the control stream lasts. */
-  readonly token: Uint8Array;
-  /** At the address of the relay. */
-  readonly ports: readonly [number, number];
-}
-
-export type PeerToRelayFrame =
-  | HelloFrame
-  | StreamFrame
-  | ProofFrame
-  | CommitFrame
-  | RevokeFrame
-  | DescribeFrame
-  | PhaseFrame
-  | ProgressFrame
-  | IndexSegmentFrame
-  | IndexDeltaFrame
-  | IndexRootFrame
-  | PingFrame
-  | ByeFrame;
-
-export type RelayToPeerFrame =
-  | ChallengeFrame
-  | WelcomeFrame
-  | PeerFrame
-  | OwnerFrame
-  | CommandFrame
-  | PongFrame
-  | GoAwayFrame
-  | ErrorFrame
-  | DiscoveryFrame;
-
-export type Frame = PeerToRelayFrame | RelayToPeerFrame;
 
 interface Codec<F extends Frame> {
   readonly number: number;
@@ -381,6 +183,21 @@ const codecs: Codecs = {
     number: 0x0d,
     encode: (frame, writer) => writer.text(frame.reason, TEXT_BYTES_MAX),
     decode: (reader) => ({ kind: "revoke", reason: reader.text(TEXT_BYTES_MAX) }),
+  },
+  signal: {
+    number: 0x0e,
+    encode: (frame, writer) => writer.blob(frame.payload),
+    decode: (reader) => ({ kind: "signal", payload: reader.blob(SIGNAL_BYTES_MAX) }),
+  },
+  renewPairing: {
+    number: 0x0f,
+    encode: (frame, writer) => writer.u32(frame.pairing),
+    decode: (reader) => ({ kind: "renewPairing", pairing: reader.u32() }),
+  },
+  peerSignal: {
+    number: 0x48,
+    encode: (frame, writer) => writer.blob(frame.payload),
+    decode: (reader) => ({ kind: "peerSignal", payload: reader.blob(SIGNAL_BYTES_MAX) }),
   },
   challenge: {
     number: 0x40,

@@ -24,6 +24,11 @@ export const PROGRESS_PER_SECOND_MAX = 4;
 export const INDEX_DELTA_ENTRIES_MAX = 10_000;
 /** Chunks of one index segment. */
 export const INDEX_SEGMENT_CHUNKS = 1_024;
+/** A sealed signal to the other peer: eight addresses take a quarter of it. */
+export const SIGNAL_BYTES_MAX = 1_024;
+/** Signals that a peer may send in a second, and at once; more are dropped. */
+export const SIGNALS_PER_SECOND_MAX = 4;
+export const SIGNALS_AT_ONCE_MAX = 16;
 /** Certificates that a ticket names, or that a relay vouches for. */
 export const RELAY_CERTIFICATES_MAX = 4;
 /** Free text in a frame: reasons, names. */

@@ -9,5 +9,10 @@ export const PROTOCOL_MAJOR = 1;
 /** A higher minor version only adds frames that an older side may ignore. */
 export const PROTOCOL_MINOR = 1;
 
-/** Bit of `features`: a peer may look for a direct path, and the relay helps it. */
-export const FEATURE_DIRECT = 1;
+/** Bits of `features` in `hello` and `welcome`. */
+export const FEATURES = {
+  /** A peer understands `discovery` and `peerSignal`; a relay answers address discovery. */
+  direct: 1,
+  /** A relay passes on `signal` and takes `renewPairing`. */
+  signals: 2,
+} as const;

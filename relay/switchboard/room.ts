@@ -10,6 +10,7 @@ import type { Role } from "../protocol/ids.ts";
 import { STREAM_PAIRING_DEADLINE_MS, STREAMS_PER_PAIRING_MAX } from "../protocol/limits.ts";
 import { writeFrame } from "../protocol/message-stream.ts";
 import type { ByteStream, LinkKind } from "../protocol/stream.ts";
+import { FEATURES } from "../protocol/version.ts";
 import { splice, type SpliceEnd } from "./splice.ts";
 
 /** One peer's control stream. */
@@ -19,11 +20,20 @@ export interface Member {
   readonly kind: LinkKind;
   readonly remoteAddress: string;
   readonly peerKey: Uint8Array;
+  /** What its `hello` said. */
+  readonly features: number;
   readonly streamSecret: Uint8Array;
   readonly joinedAtMs: number;
   /** Counts the streams that this relay took: of two connections of a peer, the later one is the peer's own idea. */
   readonly arrival: number;
   heardAtMs: number;
+}
+
+/** What of a peer is shown in the API. */
+export interface LivePeer {
+  readonly link: LinkKind;
+  readonly remoteAddress: string;
+  readonly joinedAtMs: number;
 }
 
 /** Bytes were passed on from this side, over this kind of link. */
@@ -54,6 +64,13 @@ export class Room {
 
   member(role: Role): Member | undefined {
     return this.#members[role];
+  }
+
+  livePeer(role: Role): LivePeer | undefined {
+    const member = this.#members[role];
+    if (member === undefined) return undefined;
+    const { kind, remoteAddress, joinedAtMs } = member;
+    return { link: kind, remoteAddress, joinedAtMs };
   }
 
   get empty(): boolean {
@@ -141,6 +158,22 @@ export class Room {
     }).then(() => {
       if (this.#spliced.get(frame.streamIndex) === ends) this.#spliced.delete(frame.streamIndex);
     });
+  }
+
+  /** The peers have left the streams of this pairing and want to begin afresh; said late, or twice, it does nothing. */
+  renewPairing(pairing: number): void {
+    const { seeder, leecher } = this.#members;
+    if (pairing !== this.#pairing || seeder === undefined || leecher === undefined) return;
+    this.#dropStreams("PEER_GONE", "the peers begin afresh");
+    this.#pairing++;
+    this.broadcast({ kind: "peer", present: true, pairing: this.#pairing });
+  }
+
+  /** Passes a signal on, if the other peer can make something of it. */
+  signal(from: Role, payload: Uint8Array): void {
+    const twin = this.#members[other(from)];
+    if (twin === undefined || (twin.features & FEATURES.direct) === 0) return;
+    send(twin, { kind: "peerSignal", payload });
   }
 
   /** Tells the peers when to come back. Resolves when they have left. */

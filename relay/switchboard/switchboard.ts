@@ -19,11 +19,13 @@ import {
   PREFACE_BYTES_MAX,
   PREFACE_DEADLINE_MS,
   PROGRESS_PER_SECOND_MAX,
+  SIGNALS_AT_ONCE_MAX,
+  SIGNALS_PER_SECOND_MAX,
 } from "../protocol/limits.ts";
 import { toHex } from "../protocol/bytes.ts";
 import { MessageReader, readFrame, writeFrame } from "../protocol/message-stream.ts";
 import type { LinkKind } from "../protocol/stream.ts";
-import { FEATURE_DIRECT, PROTOCOL_MAJOR, PROTOCOL_MINOR } from "../protocol/version.ts";
+import { FEATURES, PROTOCOL_MAJOR, PROTOCOL_MINOR } from "../protocol/version.ts";
 import type { IncomingStream } from "../transport/transport.ts";
 import {
   DECISION_PATIENCE_MS,
@@ -38,7 +40,8 @@ import {
 import { verifies, type VerifyProof } from "./proof.ts";
 import { refuse } from "./refusal.ts";
 import { SessionRecords } from "./record-lane.ts";
-import { Room, send, type Member, type OnBytes } from "./room.ts";
+import { Room, send, type LivePeer, type Member, type OnBytes } from "./room.ts";
+import { TokenBucket } from "./token-bucket.ts";
 import type { JoinedSession, SessionStore } from "./session-store.ts";
 
 /** Progress reaches the database at most this often; the API shows what is in memory. */
@@ -79,12 +82,6 @@ export interface LiveSession {
   readonly bytesFrom: Readonly<Record<Role, number>>;
 }
 
-export interface LivePeer {
-  readonly link: LinkKind;
-  readonly remoteAddress: string;
-  readonly joinedAtMs: number;
-}
-
 /** One peer's control stream while it is served. */
 interface Attendance {
   readonly room: Room;
@@ -94,6 +91,8 @@ interface Attendance {
   readonly fail: (error: ProtocolError) => void;
   over: boolean;
   decisionsWaiting: number;
+  /** Of what the peers tell each other about paths. */
+  readonly signals: TokenBucket;
   deciding: Promise<void>;
 }
 
@@ -154,8 +153,8 @@ export class Switchboard {
     const room = this.#rooms.get(toHex(sessionId));
     if (room === undefined) return undefined;
     return {
-      seeder: livePeer(room.member("seeder")),
-      leecher: livePeer(room.member("leecher")),
+      seeder: room.livePeer("seeder"),
+      leecher: room.livePeer("leecher"),
       progress: room.progress,
       bytesFrom: room.bytesFrom,
     };
@@ -217,7 +216,7 @@ export class Switchboard {
       const session = await this.#join(frame, incoming, reader);
       clearTimeout(deadline);
       const { discovery } = this.#options;
-      const held = (frame.features & FEATURE_DIRECT) === 0 ? undefined : discovery?.hold();
+      const held = (frame.features & FEATURES.direct) === 0 ? undefined : discovery?.hold();
       try {
         await this.#attend(frame, session, { ...incoming, arrival, token: held?.token }, reader);
       } finally {
@@ -281,6 +280,7 @@ export class Switchboard {
     const member: Member = {
       role,
       peerKey,
+      features: hello.features,
       stream: incoming.stream,
       kind: incoming.kind,
       remoteAddress: incoming.remoteAddress,
@@ -293,7 +293,7 @@ export class Switchboard {
       kind: "welcome",
       major: PROTOCOL_MAJOR,
       minor: PROTOCOL_MINOR,
-      features: this.#options.discovery === undefined ? 0 : FEATURE_DIRECT,
+      features: FEATURES.signals | (this.#options.discovery === undefined ? 0 : FEATURES.direct),
       streamSecret: member.streamSecret,
       owner: session.owner,
       ownerEpoch: session.ownerEpoch,
@@ -321,6 +321,7 @@ export class Switchboard {
       fail: failed.reject,
       over: false,
       decisionsWaiting: 0,
+      signals: new TokenBucket(SIGNALS_PER_SECOND_MAX, SIGNALS_AT_ONCE_MAX),
       deciding: Promise.resolve(),
     };
     failed.promise.catch(() => {});
@@ -386,6 +387,13 @@ export class Switchboard {
       case "ping":
         // Who does not read its answers is not heard either.
         await writeFrame(member.stream, { kind: "pong", nonce: frame.nonce });
+        return;
+      case "signal":
+        // A copy: the frame is a view of a piece that may be many times larger.
+        if (attendance.signals.take()) room.signal(member.role, frame.payload.slice());
+        return;
+      case "renewPairing":
+        if (attendance.signals.take()) room.renewPairing(frame.pairing);
         return;
       case "commit": {
         if (member.role !== "leecher") {
@@ -581,12 +589,6 @@ export class Switchboard {
   #changed(room: Room): void {
     for (const listener of this.#listeners) listener(room.sessionId);
   }
-}
-
-function livePeer(member: Member | undefined): LivePeer | undefined {
-  if (member === undefined) return undefined;
-  const { kind, remoteAddress, joinedAtMs } = member;
-  return { link: kind, remoteAddress, joinedAtMs };
 }
 
 async function atMost(ms: number, work: Promise<unknown>): Promise<void> {

@@ -57,6 +57,11 @@ export interface RunOptions {
   readonly asNobody?: boolean;
 }
 
+/** Both peers are on one host here, so they would always find a direct path: only who asks for it gets one. */
+function relayed(args: readonly string[]): string[] {
+  return args.includes("--path") ? [] : ["--path", "relay"];
+}
+
 /** How a command ended and what it printed. */
 export interface Result {
   readonly code: number | null;
@@ -188,13 +193,17 @@ export class Stage implements AsyncDisposable {
 
   /** A seeder that has printed its ticket. */
   async seed(args: readonly string[], options: RunOptions = {}): Promise<Offered> {
-    const seeder = this.memferry("the seeder", ["seed", ...args, "--json"], options);
+    const seeder = this.memferry(
+      "the seeder",
+      ["seed", ...args, ...relayed(args), "--json"],
+      options,
+    );
     const ticket = text(await seeder.waitFor("ticket"), "ticket");
     return { seeder, ticket, sessionId: sessionIdOf(ticket) };
   }
 
   leech(ticket: string, args: readonly string[], options: RunOptions = {}): Program {
-    return this.memferry("the leecher", ["leech", "-", ...args, "--json"], {
+    return this.memferry("the leecher", ["leech", "-", ...args, ...relayed(args), "--json"], {
       ...options,
       input: `${ticket}\n`,
     });

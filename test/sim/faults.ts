@@ -37,6 +37,12 @@ export type Deed =
     }
   | { readonly kind: "cut"; readonly role: Role; readonly silent: "none" | "peer" | "relay" }
   | { readonly kind: "cutStream"; readonly role: Role }
+  /** Between the peers themselves: what they send to the relay gets through. */
+  | {
+      readonly kind: "blockDirect";
+      readonly way: "both" | "toSeeder" | "toLeecher";
+      readonly forMs: number;
+    }
   | { readonly kind: "badPath"; readonly forMs: number }
   | {
       readonly kind: "database";
@@ -116,6 +122,20 @@ export function drawFault(random: Random): Fault {
     return { trigger: { kind: "step", step: random.pick([...TURNS]), nth: 1, delayMs }, deed };
   }
   return { trigger: drawTrigger(random), deed };
+}
+
+/** The direct path comes and goes, also in the moment in which it is taken into use. */
+export function drawDirectFaults(random: Random): Fault[] {
+  return Array.from({ length: random.below(4) }, () => ({
+    trigger: random.chance(0.5)
+      ? { kind: "step", step: "path", nth: 1 + random.below(3), delayMs: random.delay(50) }
+      : { kind: "time", atMs: random.between(50, 12_000) },
+    deed: {
+      kind: "blockDirect",
+      way: random.pick(["both", "toSeeder", "toLeecher"]),
+      forMs: random.between(200, 9_000),
+    },
+  }));
 }
 
 /** Two at one turn: the outcome is in doubt, and a side gives up or is gone. */
@@ -223,7 +243,7 @@ function drawDeed(random: Random): Deed {
   const role = random.pick<Role>(["seeder", "leecher"]);
   const downMs = random.pick([20, 800, 5_000, 12_000]) * random.between(0.5, 1);
   const forMs = random.pick([100, 2_000, 9_000, 20_000]) * random.between(0.5, 1);
-  const kind = random.pick<Deed["kind"]>([
+  const kind = random.pick<Exclude<Deed["kind"], "blockDirect">>([
     "crashProcess",
     "crashProcess",
     "crashProcess",

@@ -117,6 +117,12 @@ export class Nemesis {
           streams[world.random.below(streams.length)]?.breakBoth("a stream was reset");
         }
         return;
+      case "blockDirect": {
+        const { seeder, leecher } = world.hosts;
+        if (deed.way !== "toSeeder") world.network.block(seeder, leecher);
+        if (deed.way !== "toLeecher") world.network.block(leecher, seeder);
+        return this.#undo(deed.forMs, () => world.network.heal());
+      }
       case "badPath":
         world.network.quality = {
           latencyMs: 250,

@@ -138,7 +138,7 @@ export class Network {
   checkBounds(): void {
     for (const link of this.links) {
       for (const stream of link.streams) {
-        const relay = stream.owner === link.listener.actor;
+        const relay = link.relayed && stream.owner === link.listener.actor;
         const excess = relay ? RELAY_EXCESS_BYTES_MAX : PEER_EXCESS_BYTES_MAX;
         if (stream.unreadBytes > STREAM_BUFFER_BYTES_MAX + excess) {
           const who = relay ? "the relay" : "a peer";
@@ -156,17 +156,20 @@ export class SimLink implements Link {
   readonly peer: Actor;
   readonly listener: Listener;
   readonly id: string;
+  /** Whether the far end is a relay's, and not the other peer's. */
+  readonly relayed: boolean;
   readonly streams = new Set<SimStream>();
   /** When the wire is free again, by direction. */
   readonly freeAtMs = { up: 0, down: 0 };
   #resolveClosed: (info: CloseInfo) => void = () => undefined;
   #over: CloseInfo | undefined;
 
-  constructor(network: Network, peer: Actor, listener: Listener, id: string) {
+  constructor(network: Network, peer: Actor, listener: Listener, id: string, relayed = true) {
     this.network = network;
     this.peer = peer;
     this.listener = listener;
     this.id = id;
+    this.relayed = relayed;
     this.closed = new Promise((resolve) => {
       this.#resolveClosed = resolve;
     });
@@ -299,7 +302,7 @@ export class SimStream implements ByteStream {
     if (!this.owner.alive) return await new Promise(() => undefined);
     if (this.#life.error !== null || this.#ended) throw this.#life.overError();
     if (bytes.length > 0) {
-      this.#link.network.options.onRelayBytes(bytes);
+      if (this.#link.relayed) this.#link.network.options.onRelayBytes(bytes);
       this.#sending.add(bytes.length);
       // A receiver may find a message in pieces.
       const { random } = this.#link.network.options;

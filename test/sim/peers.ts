@@ -14,11 +14,13 @@ import { Seeder } from "../../peer/migration/seeder.ts";
 import { sleep } from "../../peer/sleep.ts";
 import type { Link } from "../../peer/net/link.ts";
 import type { PeerIdentity } from "../../peer/net/peer-identity.ts";
+import { PathManager } from "../../peer/net/paths/path-manager.ts";
 import { RelayControl, type Ownership } from "../../peer/net/relay-control.ts";
 import { MigrationError } from "../../peer/errors.ts";
 import type { Role } from "../../relay/protocol/ids.ts";
 import type { Ticket } from "../../relay/protocol/ticket.ts";
 import { Actor, type Host } from "./actor.ts";
+import type { DirectPaths } from "./direct.ts";
 import type { Clock } from "./clock.ts";
 import { SECRET_PATH, type Image, type JournalFile } from "./disk.ts";
 import type { Random } from "./random.ts";
@@ -46,6 +48,7 @@ export interface Surroundings {
   readonly hashKey: Uint8Array;
   readonly identities: Record<Role, PeerIdentity>;
   readonly dial: (peer: Actor, signal: AbortSignal) => Promise<Link>;
+  readonly direct: DirectPaths;
   readonly trace: (actor: string, what: string) => void;
   readonly onGate: (side: Side) => void;
   /** The source's operator may now delete the image. */
@@ -137,6 +140,22 @@ abstract class Peer {
     }
   }
 
+  protected paths(actor: Actor, session: RelayControl): PathManager {
+    const { sessionId, secret, direct, trace } = this.around;
+    return new PathManager({
+      role: this.role,
+      session,
+      sessionId,
+      secret,
+      policy: "auto",
+      dialer: direct.dialer(actor),
+      onEvent: (event) => {
+        const what = event.event === "path" ? `${event.path} ${event.reason}` : event.failed;
+        trace(actor.name, `${event.event} ${what}`);
+      },
+    });
+  }
+
   /** Runs something of the operator's beside the process, which may die meanwhile. */
   protected hook(name: string, actor: Actor, effect: () => void): Promise<void> {
     const { clock, random, scenario, trace } = this.around;
@@ -216,8 +235,9 @@ export class SeederPeer extends Peer {
     );
     if (control === undefined) return this.end(actor, { kind: "cancelled", error: "never joined" });
     const { sessionId, secret, hashKey, handshake } = this.around;
+    const paths = this.paths(actor, control);
     const seeder = new Seeder({
-      session: control,
+      session: paths,
       sessionId,
       secret,
       region,
@@ -241,6 +261,7 @@ export class SeederPeer extends Peer {
     } catch (error) {
       this.end(actor, { kind: seeder.committed ? "failed" : "cancelled", error });
     }
+    await paths.close();
     await control.close();
   }
 
@@ -288,8 +309,9 @@ export class LeecherPeer extends Peer {
       this.#leecher?.ownershipChanged(ownership),
     );
     if (control === undefined) return this.end(actor, { kind: "cancelled", error: "never joined" });
+    const paths = this.paths(actor, control);
     const leecher = new Leecher({
-      session: control,
+      session: paths,
       sessionId,
       secret,
       keyedHash: (key) => (data) => loadNative().blake3(data, key),
@@ -324,6 +346,7 @@ export class LeecherPeer extends Peer {
     } catch (error) {
       this.end(actor, { kind: leecher.committed ? "failed" : "cancelled", error });
     }
+    await paths.close();
     await control.close();
   }
 

@@ -7,8 +7,10 @@ import type { FinalizePolicy } from "../../peer/migration/leecher-options.ts";
 import type { Mode } from "../../peer/migration/messages.ts";
 import { sliceRegions, type RegionSlice } from "../../peer/region/region.ts";
 import type { PathQuality } from "./network.ts";
+import type { DirectWeather } from "./direct.ts";
 import {
   drawBrokenStreams,
+  drawDirectFaults,
   drawDoubt,
   drawFault,
   drawLostFarewell,
@@ -31,6 +33,7 @@ export interface Scenario {
   readonly dataStreams: number;
   readonly exported: boolean;
   readonly quality: PathQuality;
+  readonly direct: DirectWeather;
   readonly diskMeanMs: number;
   readonly databaseMeanMs: number;
   readonly workloadPauseMs: number;
@@ -55,6 +58,7 @@ export function drawScenario(seed: number, random: Random): Scenario {
     { kind: "manual" },
     { kind: "ready", ratio: random.between(0.2, 1) },
   ]);
+  const ways = new Random(seed + 0xd14ec7);
   const faultCount = random.pick([0, 1, 1, 2, 2, 3, 4, 6, 9]);
   return {
     seed,
@@ -71,6 +75,7 @@ export function drawScenario(seed: number, random: Random): Scenario {
       lossRatio: random.pick([0, 0.001, 0.03]),
       bytesPerMs: random.pick([5, 20, 100, 1_000]),
     },
+    direct: { works: ways.pick([0, 0.5, 1, 1]), halfChosen: ways.pick([0, 0, 0.4]) },
     diskMeanMs: random.pick([0.1, 1, 10, 40]),
     databaseMeanMs: random.pick([1, 10, 80]),
     workloadPauseMs: random.pick([2, 10, 40, 150]),
@@ -87,6 +92,7 @@ export function drawScenario(seed: number, random: Random): Scenario {
       ...(random.chance(0.3) ? drawRelapse(random) : []),
       ...drawBrokenStreams(new Random(seed + 0x5eed)),
       ...drawLostFarewell(new Random(seed + 0xfa4e)),
+      ...drawDirectFaults(ways),
     ],
     healAtMs: random.between(4_000, 25_000),
   };

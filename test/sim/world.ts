@@ -16,6 +16,7 @@ import { Nemesis } from "./nemesis.ts";
 import { pskHandshake } from "./handshake.ts";
 import { Invariants, Broken } from "./invariants.ts";
 import { Network } from "./network.ts";
+import { DirectPaths } from "./direct.ts";
 import { describe, LeecherPeer, SeederPeer, type Surroundings } from "./peers.ts";
 import { Random } from "./random.ts";
 import { RelayNode } from "./relay-node.ts";
@@ -177,6 +178,7 @@ export class World {
       identities,
       dial: (peer, signal) =>
         this.network.dial(peer, () => this.nodes[this.activeNode]?.listener, signal),
+      direct: new DirectPaths(this.network, scenario.direct),
       trace,
       onGate: () => this.invariants.checkOwner(),
       onRelease: (record) => this.invariants.released(record),

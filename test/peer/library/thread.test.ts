@@ -22,6 +22,7 @@ vi.mock("node:worker_threads", async (original) => {
 const SETUP: LeechSetup = {
   role: "leecher",
   link: "auto",
+  path: "auto",
   stateDirectory: undefined,
   argv: [],
   cwd: "/",

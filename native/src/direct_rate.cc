@@ -1,0 +1,155 @@
+#include "direct_rate.h"
+
+#include <algorithm>
+
+namespace memferry::direct {
+namespace {
+
+constexpr double kStartupGain = 2.885;
+constexpr double kGains[] = {1.25, 0.75, 1, 1, 1, 1, 1, 1};
+constexpr unsigned kPhases = sizeof kGains / sizeof kGains[0];
+constexpr uint64_t kMinRttAge = 10'000'000;
+constexpr uint64_t kProbeRttTime = 200'000;
+// In startup nothing is known but this (RFC 6928 allows ten segments; a peer that was just measured is no stranger).
+constexpr uint64_t kInitialWindow = 48 * 1024;
+constexpr uint64_t kLeastWindow = 4 * 1500;
+// Bytes that one send call hands to the kernel.
+constexpr uint64_t kMostAtOnce = 60 * 1024;
+constexpr uint64_t kBurst = 1'000;
+// A round that lost this much in startup has found the end of the queue.
+constexpr double kStartupLoss = 0.05;
+
+}  // namespace
+
+Rate::Rate(uint64_t now, uint64_t rtt, uint64_t bytesPerS)
+    : deliveredAt_(now), firstSentAt_(now), hint_(bytesPerS), minRtt_(std::max<uint64_t>(rtt, 100)), minRttAt_(now) {}
+
+DeliveryMark Rate::sent(uint64_t now, uint64_t inFlight) {
+  if (inFlight == 0) {
+    firstSentAt_ = now;
+    deliveredAt_ = now;
+  }
+  return {delivered_, deliveredAt_, firstSentAt_, appLimitedUntil_ > delivered_};
+}
+
+void Rate::delivered(uint64_t bytes, uint64_t now) {
+  delivered_ += bytes;
+  roundDelivered_ += bytes;
+  deliveredAt_ = now;
+}
+
+void Rate::acknowledged(const DeliveryMark& newest, uint64_t newestSentAt, uint64_t now, uint64_t inFlight,
+                        uint64_t lostBytes) {
+  roundLost_ += lostBytes;
+  firstSentAt_ = newestSentAt;
+  const uint64_t elapsed = std::max(newestSentAt - newest.firstSentAt, now - newest.deliveredAt);
+  if (elapsed > 0 && delivered_ > newest.delivered) {
+    // Faster than the shortest round trip it cannot be measured.
+    const uint64_t over = minRttKnown_ ? std::max(elapsed, std::min<uint64_t>(minRtt_, 1'000'000)) : elapsed;
+    updateBandwidth((delivered_ - newest.delivered) * 1'000'000 / over, newest.appLimited);
+  }
+  if (newest.delivered >= roundEnd_) newRound();
+
+  if (state_ == State::drain && inFlight <= bandwidthDelay()) {
+    state_ = State::probeBandwidth;
+    phase_ = 2;
+    phaseAt_ = now;
+  }
+  if (state_ == State::probeBandwidth && now - phaseAt_ > minRtt_) {
+    const bool drained = kGains[phase_] >= 1 || inFlight <= bandwidthDelay();
+    if (drained || now - phaseAt_ > 3 * minRtt_) {
+      phase_ = (phase_ + 1) % kPhases;
+      phaseAt_ = now;
+    }
+  }
+  if (state_ == State::probeBandwidth && now - minRttAt_ > kMinRttAge) {
+    state_ = State::probeRtt;
+    probeRttUntil_ = now + std::max(kProbeRttTime, minRtt_);
+    minRttKnown_ = false;
+  } else if (state_ == State::probeRtt && now > probeRttUntil_) {
+    minRttAt_ = now;
+    state_ = State::probeBandwidth;
+    phase_ = 2;
+    phaseAt_ = now;
+  }
+}
+
+void Rate::updateBandwidth(uint64_t sample, bool appLimited) {
+  // A sender that had nothing to send has measured itself, unless it was faster than ever.
+  if (appLimited && sample < bandwidth_) return;
+  sampledInRound_ = true;
+  uint64_t& best = best_[round_ % kRounds];
+  best = std::max(best, sample);
+  bandwidth_ = *std::max_element(best_, best_ + kRounds);
+}
+
+void Rate::newRound() {
+  roundEnd_ = delivered_;
+  const double lost = static_cast<double>(roundLost_) / static_cast<double>(std::max<uint64_t>(1, roundLost_ + roundDelivered_));
+  if (state_ == State::startup && sampledInRound_) {
+    if (static_cast<double>(bandwidth_) >= 1.25 * static_cast<double>(fullBandwidth_)) {
+      fullBandwidth_ = bandwidth_;
+      fullRounds_ = 0;
+    } else {
+      fullRounds_ += lost > kStartupLoss ? 3 : 1;
+    }
+    if (fullRounds_ >= 3) state_ = State::drain;
+  }
+  // Rounds without a sample say nothing and push nothing out.
+  if (sampledInRound_) {
+    round_++;
+    best_[round_ % kRounds] = 0;
+    bandwidth_ = *std::max_element(best_, best_ + kRounds);
+  }
+  sampledInRound_ = false;
+  roundLost_ = 0;
+  roundDelivered_ = 0;
+}
+
+void Rate::roundTrip(uint64_t rtt, uint64_t now) {
+  if (minRttKnown_ && rtt > minRtt_) return;
+  minRtt_ = std::max<uint64_t>(rtt, 50);
+  minRttAt_ = now;
+  minRttKnown_ = true;
+}
+
+void Rate::idle(uint64_t inFlight) { appLimitedUntil_ = std::max<uint64_t>(1, delivered_ + inFlight); }
+
+uint64_t Rate::bandwidthDelay() const {
+  return static_cast<uint64_t>(static_cast<double>(bandwidth_) * static_cast<double>(minRtt_) / 1e6);
+}
+
+uint64_t Rate::window() const {
+  const uint64_t start = std::max(kInitialWindow, static_cast<uint64_t>(static_cast<double>(hint_) * static_cast<double>(minRtt_) / 1e6));
+  if (bandwidth_ == 0) return start;
+  const uint64_t held = bandwidthDelay();
+  switch (state_) {
+    case State::startup:
+      return std::max(start, static_cast<uint64_t>(kStartupGain * static_cast<double>(held)) + 3 * quantum());
+    case State::probeRtt:
+      return std::max(kLeastWindow, held / 2);
+    default:
+      return std::max(kLeastWindow, 2 * held + 3 * quantum());
+  }
+}
+
+double Rate::pace() const {
+  if (bandwidth_ == 0) return std::max(static_cast<double>(hint_), kStartupGain * static_cast<double>(kInitialWindow) * 1e6 / static_cast<double>(minRtt_));
+  const double bandwidth = static_cast<double>(bandwidth_);
+  switch (state_) {
+    case State::startup:
+      return kStartupGain * std::max(bandwidth, static_cast<double>(hint_) / kStartupGain);
+    case State::drain:
+      return bandwidth / kStartupGain;
+    case State::probeBandwidth:
+      return kGains[phase_] * bandwidth;
+    default:
+      return bandwidth;
+  }
+}
+
+uint64_t Rate::quantum() const {
+  return std::clamp<uint64_t>(static_cast<uint64_t>(pace() * kBurst / 1e6), 2 * 1500, kMostAtOnce);
+}
+
+}  // namespace memferry::direct

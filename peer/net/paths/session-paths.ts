@@ -1,0 +1,37 @@
+/**
+ * The paths of a peer's session, as the command and the library open them.
+ *
+ * @module
+ */
+import type { Ticket } from "../../../relay/protocol/ticket.ts";
+import type { RelayControl } from "../relay-control.ts";
+import type { SocketAddress } from "./datagram.ts";
+import { PathManager, type PathEvent } from "./path-manager.ts";
+import type { PathPolicy } from "./path-policy.ts";
+import { UdpDialer } from "./udp-dialer.ts";
+
+export interface PathOptions {
+  readonly policy: PathPolicy;
+  /** Local UDP port of direct paths. Default: a free one. */
+  readonly port?: number | undefined;
+  /** Where the operator lets this host be reached. */
+  readonly configured?: readonly SocketAddress[] | undefined;
+}
+
+export function openPaths(
+  session: RelayControl,
+  { role, sessionId, secret, relayUrl }: Ticket,
+  options: PathOptions & {
+    readonly bytesPerS: () => number;
+    readonly onEvent: (event: PathEvent) => void;
+  },
+): PathManager {
+  const { policy, port, configured, bytesPerS, onEvent } = options;
+  const dialer = new UdpDialer({
+    relayUrl,
+    discovery: () => session.discovery,
+    port,
+    configured,
+  });
+  return new PathManager({ role, session, sessionId, secret, policy, dialer, bytesPerS, onEvent });
+}
