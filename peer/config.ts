@@ -54,6 +54,29 @@ export function peerEnvironment(
   };
 }
 
+export interface ProxyEnvironment {
+  /** May hold a password. */
+  readonly proxy: string | undefined;
+  readonly exceptions: string;
+}
+
+/** As curl reads them: the lower-case name first. */
+export function proxyEnvironment(
+  env: Readonly<Record<string, string | undefined>> = process.env,
+): ProxyEnvironment {
+  return {
+    proxy: env["https_proxy"] ?? env["HTTPS_PROXY"],
+    exceptions: env["no_proxy"] ?? env["NO_PROXY"] ?? "",
+  };
+}
+
+/** Where programs are looked for, as `PATH` has it. */
+export function searchPath(
+  env: Readonly<Record<string, string | undefined>> = process.env,
+): string {
+  return env["PATH"] ?? "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+}
+
 /** What a hook finds in its environment: ours, and what it is told. */
 export function hookEnvironment(
   told: Readonly<Record<string, string>>,
