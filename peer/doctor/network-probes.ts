@@ -3,6 +3,7 @@
  *
  * @module
  */
+import { routedTcp } from "../net/proxy.ts";
 import { execFile } from "node:child_process";
 import { createSocket } from "node:dgram";
 import { lookup } from "node:dns/promises";
@@ -145,7 +146,10 @@ async function probeTls(relay: RelayToProbe, address: RelayAddress): Promise<Tls
       const hash = await withCurrentPins(
         { address, certificateHashes, relayIdentity },
         async (hashes) => {
-          const socket = await connectPinned({ address, certificateHashes: hashes }, open);
+          const socket = await connectPinned(
+            { address, certificateHashes: hashes, connectTcp: routedTcp },
+            open,
+          );
           return socket.getPeerX509Certificate()?.fingerprint256 ?? "";
         },
       );
@@ -159,7 +163,7 @@ async function probeTls(relay: RelayToProbe, address: RelayAddress): Promise<Tls
   });
   if ("value" in first || first.problem.code !== "CERTIFICATE_UNTRUSTED") return first;
   return await probed(PROBE_DEADLINE_MS, async () => {
-    const hash = toHex(await presentedCertificateHash(address));
+    const hash = toHex(await presentedCertificateHash(address, routedTcp));
     return { trust: "unknown", hash, ms: performance.now() - startedAtMs } as const;
   });
 }
@@ -196,7 +200,10 @@ async function ask(relay: PinnedRelay, method: string, path: string): Promise<An
   const { address } = relay;
   const open: { destroy(): void }[] = [];
   try {
-    const socket = await connectPinned({ address, certificateHashes: currentPins(relay) }, open);
+    const socket = await connectPinned(
+      { address, certificateHashes: currentPins(relay), connectTcp: routedTcp },
+      open,
+    );
     return await new Promise<Answer>((done, fail) => {
       const request = https.request({
         method,
