@@ -148,7 +148,6 @@ test("a side that holds other keys is silence, and ends with that", async () => 
   await expect(reading).rejects.toMatchObject({ code: "DEADLINE_EXCEEDED" });
   await expect(here.read()).rejects.toMatchObject({ code: "DEADLINE_EXCEEDED" });
 });
-});
 
 test("a connection that is cut is over on both sides within four seconds", async () => {
   let cut = false;
