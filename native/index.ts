@@ -37,6 +37,7 @@ export type {
   RegionOptions,
   RegionStats,
   RegionStore,
+  SocketFacts,
   StoreRequest,
   UffdProbe,
   UffdServer,

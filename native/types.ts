@@ -470,6 +470,19 @@ export interface FuseProbe {
   readonly remedy?: string;
 }
 
+export interface SocketFacts {
+  readonly congestionControl: string;
+  /** Smoothed, and the shortest of late. */
+  readonly rttMs: number;
+  readonly rttMinMs: number;
+  /** What the sender may have under way. */
+  readonly windowBytes: number;
+  /** Segments, since the connection began. */
+  readonly retransmits: number;
+  readonly deliveryBytesPerS: number;
+  readonly segmentBytes: number;
+}
+
 export interface NativeAddon {
   openRegion(options: RegionOptions): NativeRegion;
   mountFuse(options: FuseMountOptions): FuseMount;
@@ -506,6 +519,28 @@ export interface NativeAddon {
    */
   adoptDescriptor(pid: number, fd: number): number;
   closeDescriptor(fd: number): void;
+  /**
+   * Chooses how a TCP connection finds its rate: "bbr", "cubic". A hint: refused, the connection stays as it is.
+   *
+   * @returns `null` if it is in force, else why it is not.
+   */
+  setCongestionControl(fd: number, name: string): string | null;
+  /** Above this many bytes that TCP has not sent yet the socket takes no more. @returns Whether the kernel took it. */
+  setUnsentBytesMax(fd: number, bytes: number): boolean;
+  /**
+   * Raises the buffers of a socket as far as this process may: past `net.core.rmem_max` as root only. Never lowers
+   * one.
+   *
+   * @returns The usable bytes as they are now; negative for what is no socket.
+   */
+  setSocketBuffers(
+    fd: number,
+    buffers: { readonly receive?: number; readonly send?: number },
+  ): { readonly receive: number; readonly send: number };
+  /** What the kernel knows of a TCP connection; `null` for anything else. */
+  socketFacts(fd: number): SocketFacts | null;
+  /** Descriptors of this process's UDP sockets, whoever opened them. */
+  datagramSockets(): number[];
   /** BLAKE3-256: keyed with 32 bytes, or plain if `key` is undefined. On the calling thread. */
   blake3(data: Uint8Array, key?: Uint8Array): Uint8Array;
 }

@@ -14,6 +14,7 @@
 #include "nbd_device_object.h"
 #include "nbd_object.h"
 #include "region_object.h"
+#include "socket_options.h"
 #include "uffd_object.h"
 #include "values.h"
 
@@ -117,6 +118,13 @@ Napi::Object start(Napi::Env env, Napi::Object exports) {
   exports.Set("probeFuse", Napi::Function::New<MountObject::probe>(env, "probeFuse"));
   exports.Set("adoptDescriptor", Napi::Function::New<adopt>(env, "adoptDescriptor"));
   exports.Set("closeDescriptor", Napi::Function::New<closeDescriptor>(env, "closeDescriptor"));
+  exports.Set("setCongestionControl",
+              Napi::Function::New<setCongestionControl>(env, "setCongestionControl"));
+  exports.Set("setUnsentBytesMax",
+              Napi::Function::New<setUnsentBytesMax>(env, "setUnsentBytesMax"));
+  exports.Set("setSocketBuffers", Napi::Function::New<setSocketBuffers>(env, "setSocketBuffers"));
+  exports.Set("socketFacts", Napi::Function::New<socketFacts>(env, "socketFacts"));
+  exports.Set("datagramSockets", Napi::Function::New<datagramSockets>(env, "datagramSockets"));
   exports.Set("blake3", Napi::Function::New<hash>(env, "blake3"));
   return exports;
 }

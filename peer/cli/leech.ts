@@ -11,6 +11,7 @@ import { MigrationError } from "../errors.ts";
 import { SessionDirectory } from "../journal/session-directory.ts";
 import type { FinalizePolicy } from "../migration/leecher-options.ts";
 import { Leecher } from "../migration/leecher.ts";
+import { DATA_STREAMS_DEFAULT } from "../migration/limits.ts";
 import { MODES, type Mode } from "../migration/messages.ts";
 import { dialLink } from "../net/dial.ts";
 import { PeerIdentity } from "../net/peer-identity.ts";
@@ -32,7 +33,6 @@ import { readSecret } from "./relay-access.ts";
 import { joinPatiently, STATE_OPTIONS, stateDirectory, type Resumed } from "./resumption.ts";
 
 const DOWNTIME_BUDGET_DEFAULT_MS = 300;
-const DATA_STREAMS_DEFAULT = 4;
 /** Between two looks at the path, for the read-ahead of exports. */
 const FOLLOW_INTERVAL_MS = 1_000;
 
@@ -61,7 +61,7 @@ export const leechSpec: CommandSpec = {
       help: "auto, manual (`memferry sessions finalize`), or the percentage that is to be ready first",
     },
     "downtime-budget": { value: "TIME", help: "downtime that is acceptable (default 300ms)" },
-    streams: { value: "COUNT", help: "data streams, 1 to 64 (default 4)" },
+    streams: { value: "COUNT", help: `data streams, 1 to 64 (default ${DATA_STREAMS_DEFAULT})` },
     link: LINK_OPTION,
     ...PATH_OPTIONS,
     "on-resume": { value: "CMD", help: "starts the workload here" },
@@ -146,7 +146,7 @@ export async function leech(
           ticket,
           identity,
           rejoin: phase !== undefined,
-          dial: (signal) => dialLink(link, { ...relayOf(ticket), signal }),
+          dial: (signal, greeting) => dialLink(link, { ...relayOf(ticket), signal, greeting }),
           describe: () => place.describe(),
           onOwnership: (ownership) => leecher?.ownershipChanged(ownership),
           onCommand: (command) => {

@@ -9,6 +9,7 @@ import { connectionError, parseRelayUrl } from "../net/address.ts";
 import { ApiClient } from "../net/api-client.ts";
 import { LinkError } from "../net/errors.ts";
 import { relayIdentityOf } from "../net/relay-pins.ts";
+import { routedTcp } from "../net/proxy.ts";
 import { connectPinned, destroyLater, presentedCertificateHash } from "../net/tls.ts";
 import { usage, type Arguments, type CommandSpec } from "./command-line.ts";
 import { ExitCode, type ExitCodeValue } from "./exit-code.ts";
@@ -50,11 +51,11 @@ export async function login(args: Arguments, output: Output): Promise<ExitCodeVa
   const certificateHashes = certificateHash === undefined ? [] : [certificateHash];
   const open: { destroy(): void }[] = [];
   try {
-    await connectPinned({ address, certificateHashes }, open);
+    await connectPinned({ address, certificateHashes, connectTcp: routedTcp }, open);
   } catch (cause) {
     const error = connectionError(address, cause);
     if (error.code !== "CERTIFICATE_UNTRUSTED") throw error;
-    const presented = await presentedCertificateHash(address);
+    const presented = await presentedCertificateHash(address, routedTcp);
     throw new LinkError(
       "CERTIFICATE_UNTRUSTED",
       `${address.text} has a certificate of its own: compare its hash with what the relay printed, then add --certificate-hash ${toHex(presented)}`,

@@ -286,7 +286,8 @@ class SeedAttempt {
           ticket: this.#ticket,
           identity: this.#identity,
           rejoin: journal.record !== undefined,
-          dial: (signal) => dialLink(link, { ...relayOf(this.#ticket), signal }),
+          dial: (signal, greeting) =>
+            dialLink(link, { ...relayOf(this.#ticket), signal, greeting }),
           describe: () => ({
             regionName: local.name,
             regionBytes: store.bytes,

@@ -15,13 +15,13 @@ import { promisify } from "node:util";
 import { fromBase64Url, toHex } from "../../relay/protocol/bytes.ts";
 import { messageOf } from "../../relay/protocol/errors.ts";
 import { proxyEnvironment } from "../config.ts";
-import { parseRelayUrl, type RelayAddress } from "../net/address.ts";
+import { connectionError, parseRelayUrl, type RelayAddress } from "../net/address.ts";
 import { ApiClient } from "../net/api-client.ts";
-import { connectionError } from "../net/address.ts";
 import { LinkError } from "../net/errors.ts";
 import type { DialOptions, Link } from "../net/link.ts";
 import { dgramSocket } from "../net/paths/dgram-socket.ts";
 import { discover } from "../net/paths/discovery.ts";
+import { proxyFor, routedTcp } from "../net/proxy.ts";
 import { currentPins, withCurrentPins, type PinnedRelay } from "../net/relay-pins.ts";
 import { connectPinned, destroyLater, presentedCertificateHash } from "../net/tls.ts";
 import { dialWebSocket } from "../net/websocket-link.ts";
@@ -53,7 +53,7 @@ const skipped = (message: string): { readonly problem: { code: string; message: 
 export async function probeNetwork(relay: RelayToProbe): Promise<NetworkSnapshot> {
   const address = parseRelayUrl(relay.url);
   const name = await probed(RESOLVE_DEADLINE_MS, () => resolve(address.host));
-  const proxy = proxyInUse();
+  const proxy = proxyInUse(address);
   const base = { url: relay.url, host: address.host, port: address.port, proxy, name };
   const [tcp, mtu, beyond] = await Promise.all([
     probeTcp(name, address.port),
@@ -145,7 +145,10 @@ async function probeTls(relay: RelayToProbe, address: RelayAddress): Promise<Tls
       const hash = await withCurrentPins(
         { address, certificateHashes, relayIdentity },
         async (hashes) => {
-          const socket = await connectPinned({ address, certificateHashes: hashes }, open);
+          const socket = await connectPinned(
+            { address, certificateHashes: hashes, connectTcp: routedTcp },
+            open,
+          );
           return socket.getPeerX509Certificate()?.fingerprint256 ?? "";
         },
       );
@@ -159,7 +162,7 @@ async function probeTls(relay: RelayToProbe, address: RelayAddress): Promise<Tls
   });
   if ("value" in first || first.problem.code !== "CERTIFICATE_UNTRUSTED") return first;
   return await probed(PROBE_DEADLINE_MS, async () => {
-    const hash = toHex(await presentedCertificateHash(address));
+    const hash = toHex(await presentedCertificateHash(address, routedTcp));
     return { trust: "unknown", hash, ms: performance.now() - startedAtMs } as const;
   });
 }
@@ -196,7 +199,10 @@ async function ask(relay: PinnedRelay, method: string, path: string): Promise<An
   const { address } = relay;
   const open: { destroy(): void }[] = [];
   try {
-    const socket = await connectPinned({ address, certificateHashes: currentPins(relay) }, open);
+    const socket = await connectPinned(
+      { address, certificateHashes: currentPins(relay), connectTcp: routedTcp },
+      open,
+    );
     return await new Promise<Answer>((done, fail) => {
       const request = https.request({
         method,
@@ -299,14 +305,12 @@ async function learntMtu(address: string): Promise<number | undefined> {
   }
 }
 
-function proxyInUse(): string | undefined {
-  const { proxy } = proxyEnvironment();
-  if (proxy === undefined || proxy === "") return undefined;
+function proxyInUse(address: RelayAddress): string | undefined {
   try {
-    // Its host alone: it may hold a password.
-    return new URL(proxy.includes("://") ? proxy : `http://${proxy}`).host;
+    return proxyFor(address, proxyEnvironment())?.text;
   } catch {
-    return "one that is not a URL";
+    // The connection fails with the reason.
+    return "something that is no URL of a proxy";
   }
 }
 

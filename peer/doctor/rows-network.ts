@@ -29,13 +29,13 @@ export function networkRows(network: NetworkSnapshot, host: HostSnapshot): Row[]
   ];
 }
 
-const row = (
-  id: string,
-  what: string,
-  status: RowStatus,
-  found: string,
-  cure?: string | undefined,
-): Row => ({ id, what, status, found: printable(found), cure });
+const row = (id: string, what: string, status: RowStatus, found: string, cure?: string): Row => ({
+  id,
+  what,
+  status,
+  found: printable(found),
+  cure,
+});
 
 /** Some of it is another's words: nothing of them may steer a terminal. */
 function printable(text: string): string {

@@ -9,6 +9,7 @@ import { decodeTicket } from "../../relay/protocol/ticket.ts";
 import type { NbdTlsOptions } from "../export/nbd-tls.ts";
 import { formatExport, type ServedExport } from "../export/spec.ts";
 import type { FinalizePolicy } from "../migration/leecher-options.ts";
+import { DATA_STREAMS_DEFAULT } from "../migration/limits.ts";
 import { MODES, type Mode } from "../migration/messages.ts";
 import { MigrationError } from "../errors.ts";
 import { Arrival, type Place, type Places } from "./arrival.ts";
@@ -22,7 +23,6 @@ import { requireNotAborted, Session, type Side } from "./session.ts";
 
 const DOWNTIME_BUDGET_DEFAULT_MS = 300;
 const DOWNTIME_BUDGET_MAX_MS = 3_600_000;
-const DATA_STREAMS_DEFAULT = 4;
 const DATA_STREAMS_MAX = 64;
 
 export interface LeechOptions extends CommonOptions {

@@ -50,7 +50,7 @@ export async function runLeecher(
     const control = await RelayControl.join({
       ticket,
       identity,
-      dial: (signal) => dialLink(setup.link, { ...relayOf(ticket), signal }),
+      dial: (signal, greeting) => dialLink(setup.link, { ...relayOf(ticket), signal, greeting }),
       describe: () => room.describe(),
       onOwnership: (ownership) => leecher?.ownershipChanged(ownership),
       onCommand: (command) => {

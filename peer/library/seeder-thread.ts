@@ -110,7 +110,7 @@ class SeederThread {
     const control = await RelayControl.join({
       ticket,
       identity,
-      dial: (signal) => dialLink(setup.link, { ...relayOf(ticket), signal }),
+      dial: (signal, greeting) => dialLink(setup.link, { ...relayOf(ticket), signal, greeting }),
       describe: () => ({
         regionName: setup.name,
         regionBytes: store.bytes,

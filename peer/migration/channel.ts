@@ -9,7 +9,9 @@
 import { MessageReader } from "../../relay/protocol/message-stream.ts";
 import type { LinkKind } from "../../relay/protocol/stream.ts";
 import type { ByteStream } from "../../relay/protocol/stream.ts";
+import type { Role } from "../../relay/protocol/ids.ts";
 import { gaveUp, MigrationError, publicReason } from "../errors.ts";
+import { PendingStream } from "../net/pending-stream.ts";
 import type { RttMeter } from "../net/rtt-meter.ts";
 import { sleep } from "../sleep.ts";
 
@@ -22,6 +24,7 @@ import {
 import {
   CONTROL_MESSAGE_BYTES_MAX,
   DATA_MESSAGE_BYTES_MAX,
+  DATA_STREAMS_DEFAULT,
   HANDSHAKE_DEADLINE_MS,
 } from "./limits.ts";
 import type { MigrationOutcome, OnMigrationEvent } from "./events.ts";
@@ -36,6 +39,8 @@ export interface ChannelNetwork {
   /** Whether a better network has taken its place. */
   readonly superseded?: () => boolean;
   openStream(streamIndex: number): Promise<ByteStream>;
+  /** So many streams will be opened soon. */
+  warm?(streams: number): void;
 }
 
 /** How long what was said by `abort` may take to leave. */
@@ -89,15 +94,31 @@ export class MessageChannel {
   }
 }
 
-/** @throws MigrationError, or what the network throws when it is lost. */
+/**
+ * @param offer The seeder's first message, on its way with the answer to the handshake.
+ * @throws MigrationError, or what the network throws when it is lost.
+ */
 export function openSeederChannel(
   network: ChannelNetwork,
   context: HandshakeContext,
   handshake: Handshake = hpkeHandshake,
+  offer?: OfferMessage,
 ): Promise<Channel> {
-  return openChannel(network, "seeder", (stream, reader) =>
-    handshake.seeder(stream, reader, context),
-  );
+  // How many the leecher wants is not known yet, but most want this many.
+  network.warm?.(FIRST_DATA_STREAM + DATA_STREAMS_DEFAULT);
+  return openChannel(network, "seeder", async (opening) => {
+    const stream = await opening.control();
+    const keys = await handshake.seeder(stream, opening.reader(stream), context, (known) => {
+      opening.streams(known.dataStreams);
+      if (offer === undefined) return;
+      // Lost: the reader sees it.
+      opening
+        .seal(stream, CONTROL_STREAM, known)
+        .send(encodeMessage(offer))
+        .catch(() => {});
+    });
+    return keys;
+  });
 }
 
 /** @param context `dataStreams` is how many the leecher wants. */
@@ -106,19 +127,100 @@ export function openLeecherChannel(
   context: HandshakeContext & { readonly dataStreams: number },
   handshake: Handshake = hpkeHandshake,
 ): Promise<Channel> {
-  return openChannel(network, "leecher", (stream, reader) =>
-    handshake.leecher(stream, reader, context),
-  );
+  return openChannel(network, "leecher", async (opening) => {
+    const control = opening.control();
+    opening.streams(context.dataStreams);
+    const stream = await control;
+    return await handshake.leecher(stream, opening.reader(stream), context);
+  });
+}
+
+/** What is open of a channel while its keys are agreed on. */
+class Opening {
+  readonly #network: ChannelNetwork;
+  readonly #role: Role;
+  readonly #onStream: (stream: ByteStream) => void;
+  #control: ByteStream | undefined;
+  #reader: MessageReader | undefined;
+  /** One for each stream: its numbers of records go on. */
+  readonly #sealed = new Map<number, SealedStream>();
+  /** Urgent, then data. They open while the handshake is under way. */
+  #others: PendingStream[] = [];
+
+  constructor(network: ChannelNetwork, role: Role, onStream: (stream: ByteStream) => void) {
+    this.#network = network;
+    this.#role = role;
+    this.#onStream = onStream;
+  }
+
+  async control(): Promise<ByteStream> {
+    const stream = await this.#network.openStream(CONTROL_STREAM);
+    this.#control = stream;
+    this.#onStream(stream);
+    return stream;
+  }
+
+  reader(control: ByteStream): MessageReader {
+    this.#reader ??= new MessageReader(control);
+    return this.#reader;
+  }
+
+  /** Opens the urgent stream and those for data. */
+  streams(dataStreams: number): void {
+    for (let i = this.#others.length; i < 1 + dataStreams; i++) {
+      const stream = new PendingStream(this.#network.openStream(URGENT_STREAM + i));
+      this.#others.push(stream);
+      this.#onStream(stream);
+    }
+  }
+
+  seal(stream: ByteStream, streamIndex: number, keys: ChannelKeys): SealedStream {
+    const known = this.#sealed.get(streamIndex);
+    if (known !== undefined) return known;
+    const isControl = streamIndex === CONTROL_STREAM;
+    const sealed = new SealedStream(
+      stream,
+      {
+        streamIndex,
+        sendSecret: this.#role === "seeder" ? keys.seederToLeecher : keys.leecherToSeeder,
+        receiveSecret: this.#role === "seeder" ? keys.leecherToSeeder : keys.seederToLeecher,
+        messageBytesMax: isControl ? CONTROL_MESSAGE_BYTES_MAX : DATA_MESSAGE_BYTES_MAX,
+      },
+      isControl ? this.#reader : undefined,
+    );
+    this.#sealed.set(streamIndex, sealed);
+    return sealed;
+  }
+
+  /** All of them, sealed. */
+  finish(keys: ChannelKeys): {
+    controlStream: ByteStream;
+    control: SealedStream;
+    urgent: SealedStream;
+    data: SealedStream[];
+  } {
+    const controlStream = this.#control;
+    const [urgent, ...data] = this.#others;
+    if (controlStream === undefined || urgent === undefined) throw new Error("a stream is missing");
+    return {
+      controlStream,
+      control: this.seal(controlStream, CONTROL_STREAM, keys),
+      urgent: this.seal(urgent, URGENT_STREAM, keys),
+      data: data.map((stream, i) => this.seal(stream, FIRST_DATA_STREAM + i, keys)),
+    };
+  }
 }
 
 async function openChannel(
   network: ChannelNetwork,
-  role: "seeder" | "leecher",
-  handshake: (stream: ByteStream, reader: MessageReader) => Promise<ChannelKeys>,
+  role: Role,
+  agree: (opening: Opening) => Promise<ChannelKeys>,
 ): Promise<Channel> {
   network.lost.throwIfAborted();
   const streams: ByteStream[] = [];
+  let dropped: string | undefined;
   const abort = (reason: string): void => {
+    dropped ??= reason;
     for (const stream of streams) stream.abort("LINK_CLOSED", reason);
   };
   const onLost = (): void => abort("the path is lost");
@@ -127,47 +229,22 @@ async function openChannel(
     () => abort("the other peer did not answer in time"),
     HANDSHAKE_DEADLINE_MS,
   );
-  const open = async (streamIndex: number): Promise<ByteStream> => {
-    const stream = await network.openStream(streamIndex);
+  const lost = new AbortController();
+  const opening = new Opening(network, role, (stream) => {
     streams.push(stream);
-    if (network.lost.aborted) onLost();
-    return stream;
-  };
-  try {
-    const controlStream = await open(CONTROL_STREAM);
-    const reader = new MessageReader(controlStream);
-    const keys = await handshake(controlStream, reader);
-    const seal = (stream: ByteStream, streamIndex: number, messageBytesMax: number): SealedStream =>
-      new SealedStream(
-        stream,
-        {
-          streamIndex,
-          sendSecret: role === "seeder" ? keys.seederToLeecher : keys.leecherToSeeder,
-          receiveSecret: role === "seeder" ? keys.leecherToSeeder : keys.seederToLeecher,
-          messageBytesMax,
-        },
-        streamIndex === CONTROL_STREAM ? reader : undefined,
+    if (dropped !== undefined) stream.abort("LINK_CLOSED", dropped);
+    void stream.closed.then((info) => {
+      // An orderly end is not a loss: what came before it is still to be read.
+      if (info.code === "OK") return;
+      lost.abort(
+        new MigrationError("PEER_LOST", `a stream to the other peer ended: ${info.reason}`),
       );
-    const [urgentStream, ...dataStreams] = await Promise.all(
-      Array.from({ length: 1 + keys.dataStreams }, (_, i) => open(URGENT_STREAM + i)),
-    );
-    if (urgentStream === undefined) throw new Error("no urgent stream was opened");
-    const control = seal(controlStream, CONTROL_STREAM, CONTROL_MESSAGE_BYTES_MAX);
-    const urgent = seal(urgentStream, URGENT_STREAM, DATA_MESSAGE_BYTES_MAX);
-    const data = dataStreams.map((stream, i) =>
-      seal(stream, FIRST_DATA_STREAM + i, DATA_MESSAGE_BYTES_MAX),
-    );
-    const lost = new AbortController();
-    for (const stream of streams) {
-      void stream.closed.then((info) => {
-        // An orderly end is not a loss: what came before it is still to be read.
-        if (info.code === "OK") return;
-        lost.abort(
-          new MigrationError("PEER_LOST", `a stream to the other peer ended: ${info.reason}`),
-        );
-        abort(info.reason);
-      });
-    }
+      abort(info.reason);
+    });
+  });
+  try {
+    const keys = await agree(opening);
+    const { controlStream, control, urgent, data } = opening.finish(keys);
     const sealed = [control, urgent, ...data];
     return {
       control: new MessageChannel(control),

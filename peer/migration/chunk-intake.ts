@@ -29,6 +29,8 @@ export interface ChunkIntakeOptions {
   readonly receiver: ChunkReceiver;
   /** Smoothed round trip to the source. */
   readonly rttMs: () => number;
+  /** Resolves when chunks may be taken: they may overtake the word on since when writes are told. */
+  readonly ready: (signal: AbortSignal) => Promise<void>;
   /** Whether somebody here waits for chunks, or soon may: then what is under way must not stand in queues. */
   readonly mayFault: () => boolean;
   /** Chunks were stored. */
@@ -79,8 +81,9 @@ export class ChunkIntake {
   }
 
   async #receive(stream: SealedStream, signal: AbortSignal): Promise<never> {
-    const { receiver, onStored, onStoreError } = this.#options;
+    const { receiver, ready, onStored, onStoreError } = this.#options;
     const underWay = new Set<Promise<void>>();
+    await ready(signal);
     for (;;) {
       const bytes = await stream.receive();
       signal.throwIfAborted();

@@ -67,8 +67,15 @@ export interface Handshake {
     stream: ByteStream,
     reader: MessageReader,
     context: HandshakeContext,
+    onKeys?: OnKeys,
   ): Promise<ChannelKeys>;
 }
+
+/**
+ * The seeder has answered and has the keys; the leecher's proof that it has them too is still to come. What is sealed
+ * now is for the holder of the ticket's secret alone, so it may be sent; nothing that comes back counts yet.
+ */
+export type OnKeys = (keys: ChannelKeys) => void;
 
 /** The one that peers use. */
 export const hpkeHandshake: Handshake = { leecher: leecherHandshake, seeder: seederHandshake };
@@ -130,6 +137,7 @@ export async function seederHandshake(
   stream: ByteStream,
   reader: MessageReader,
   context: HandshakeContext,
+  onKeys?: OnKeys,
 ): Promise<ChannelKeys> {
   const offer = await expect(reader, OFFER);
   const fields = new ByteReader(offer);
@@ -163,11 +171,13 @@ export async function seederHandshake(
   const transcript = transcriptOf(offer, body);
   const keys = await exportKeys((label) => sender.export(label, KEY_BYTES));
   const answer = new ByteWriter().bytes(body).bytes(confirm(keys.confirmSeeder, transcript));
+  const finished = channelKeys(keys, transcript, dataStreams, context.features & features);
   await stream.write(message(ANSWER, answer.finish()));
+  onKeys?.(finished);
 
   const confirmation = await expect(reader, CONFIRM);
   requireConfirmation(keys.confirmLeecher, transcript, confirmation);
-  return channelKeys(keys, transcript, dataStreams, context.features & features);
+  return finished;
 }
 
 interface ExportedKeys {

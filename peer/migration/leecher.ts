@@ -146,15 +146,14 @@ export class Leecher {
       clearInterval(reports);
       clearInterval(checkpoints);
     }
+    this.#report();
     const outcome = this.#outcome;
     if (outcome === undefined) throw new Error("the leecher stopped without an outcome");
-    this.#report();
     if ("totals" in outcome) return outcome.totals;
     await this.#giveUp(outcome.error);
-    if (!this.#committed) {
-      await this.#journal.recordLater("cancelled");
-      this.#setPhase("cancelled", messageOf(outcome.error));
-    }
+    if (this.#committed) throw outcome.error;
+    await this.#journal.recordLater("cancelled");
+    this.#setPhase("cancelled", messageOf(outcome.error));
     throw outcome.error;
   }
 
@@ -259,6 +258,7 @@ export class Leecher {
       const intake = new ChunkIntake(channel, {
         receiver,
         rttMs: () => this.#rtt.rttMs,
+        ready: (until) => this.#changed.until(() => this.#tracking, until),
         mayFault: () => this.#finalizeAsked && this.#options.mode !== "precopy",
         onStored: () => this.#stored(receiver),
         onStoreError: (error) => {
@@ -275,7 +275,7 @@ export class Leecher {
       await Promise.race([this.#catchUp(channel, receiver, signal), ...tasks]);
       await Promise.race(tasks);
     } catch (error) {
-      // What happened here is the outcome, whatever the other side makes of it meanwhile.
+      // What happened here is the outcome, whatever the other side says.
       if (!isTransient(error)) this.#end({ error });
       // The source hears it from here rather than by a timeout.
       if (!this.#committed && !channel.lost.aborted) await sayAbort(channel, this.#outcome);
@@ -368,10 +368,10 @@ export class Leecher {
   async #catchUp(channel: Channel, receiver: ChunkReceiver, signal: AbortSignal): Promise<void> {
     await channel.control.send({ kind: "accept", mode: this.#options.mode });
     await channel.control.send({ kind: "track" });
-    await this.#changed.until(() => this.#tracking, signal);
     for (const page of receiver.readyPages()) await channel.control.send({ kind: "have", ...page });
     for (const page of receiver.knowsPages()) await channel.control.send(page);
     await channel.control.send({ kind: "want", epoch: this.#mergedEpoch });
+    await this.#changed.until(() => this.#tracking, signal);
     this.#caughtUp = channel;
     if (this.#committed && this.#finalized !== undefined) {
       await channel.control.send({ kind: "committed", epoch: this.#finalized.epoch });
@@ -425,7 +425,6 @@ export class Leecher {
         receiver.markDirty(message, message.epoch);
         return;
       case "round":
-        this.#merge(message.epoch);
         this.#roundEnded(message, receiver);
         await channel.control.send({ kind: "dirtyAck", epoch: message.epoch });
         return;
@@ -467,6 +466,9 @@ export class Leecher {
   }
 
   #roundEnded(message: RoundMessage, receiver: ChunkReceiver): void {
+    // One that ended before this side began.
+    if (message.epoch <= this.#mergedEpoch) return;
+    this.#merge(message.epoch);
     const handOver = this.#rounds.ended(message, {
       chunkBytes: this.#offer?.chunkBytes ?? 0,
       sendBytesPerS: receiver.bytesPerS,
@@ -551,11 +553,7 @@ export class Leecher {
     return root;
   }
 
-  /**
-   * The end: the source has let go, or it left for good when nothing but its farewell was missing.
-   *
-   * @param path Over what the last channel ran.
-   */
+  /** The end: the source has let go, or it left for good when nothing but its farewell was missing. */
   async #conclude(path: LinkKind, bytesWire: number): Promise<void> {
     const region = this.#destination?.region;
     if (!this.#committed || region === undefined || this.#receiver?.complete !== true) {
@@ -595,7 +593,6 @@ export class Leecher {
     if (this.#phase === phase) return;
     this.#phase = phase;
     if (phase === "finalizing") this.#options.session.reportPhase("finalizing");
-    const event = { event: "phase", phase } as const;
-    this.#options.onEvent?.(detail === undefined ? event : { ...event, detail });
+    this.#options.onEvent?.({ event: "phase", phase, ...(detail === undefined ? {} : { detail }) });
   }
 }

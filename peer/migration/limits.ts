@@ -14,6 +14,8 @@ export const BATCH_CHUNKS_MAX = 1_024;
 export const DATA_MESSAGE_BYTES_MAX = CHUNK_BYTES_MAX + 64 * 1024;
 /** Largest message on the control stream. */
 export const CONTROL_MESSAGE_BYTES_MAX = 64 * 1024;
+/** Data streams that a leecher asks for: enough that what one TCP connection may have under way is no bound. */
+export const DATA_STREAMS_DEFAULT = 6;
 /** A page of a bitmap: 65,536 chunks. */
 export const BITMAP_PAGE_BYTES = 8 * 1024;
 /** Faults that one message reports. */

@@ -36,7 +36,7 @@ import {
   REVOKE_COURTESY_MS,
 } from "./limits.ts";
 import { hashInto, Manifest, requireEqualRoots, wholeRoot } from "./manifest.ts";
-import type { Message } from "./messages.ts";
+import type { Message, OfferMessage } from "./messages.ts";
 import { RateMeter } from "./rate-meter.ts";
 import { Schedule } from "./schedule.ts";
 import { SeederJournal, type Finalized } from "./seeder-journal.ts";
@@ -226,7 +226,7 @@ export class Seeder {
       try {
         const { sessionId, secret, handshake } = this.#options;
         const context = { sessionId, secret, features: 0 };
-        const channel = await openSeederChannel(network, context, handshake);
+        const channel = await openSeederChannel(network, context, handshake, this.#offer());
         failures = 0;
         this.#channel = channel;
         await this.#serve(channel);
@@ -244,15 +244,24 @@ export class Seeder {
     }
   }
 
+  #offer(): OfferMessage {
+    const { region, hashKey } = this.#options;
+    return {
+      kind: "offer",
+      regions: region.regions.map(({ name, bytes }) => ({ name, bytes })),
+      chunkBytes: region.chunkBytes,
+      hashKey,
+      folded: this.#journal.folded,
+    };
+  }
+
   /** Serves one channel; returns when the migration is over, throws when the channel is. */
   async #serve(channel: Channel): Promise<void> {
     const { region, onEvent } = this.#options;
-    const { chunkBytes } = region;
-    const regions = region.regions.map((slice) => ({ name: slice.name, bytes: slice.bytes }));
     const known = new KnownChunks(region.chunkCount);
     const scope = new AbortController();
     const signal = AbortSignal.any([scope.signal, channel.lost, this.#over.signal]);
-    tellChannel(channel, { regions, chunkBytes }, onEvent);
+    tellChannel(channel, this.#offer(), onEvent);
     const sender = new ChunkSender(channel, {
       region,
       manifest: this.#manifest,
@@ -268,13 +277,6 @@ export class Seeder {
       this.#closeRounds(channel, sender, signal),
     ];
     try {
-      await channel.control.send({
-        kind: "offer",
-        regions,
-        chunkBytes,
-        hashKey: this.#options.hashKey,
-        folded: this.#journal.folded,
-      });
       await Promise.race(tasks);
     } finally {
       const over = this.#over.signal.aborted;

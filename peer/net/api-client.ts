@@ -7,6 +7,7 @@ import * as https from "node:https";
 import { fromBase64Url } from "../../relay/protocol/bytes.ts";
 import { RELAY_IDENTITY_BYTES } from "../../relay/protocol/ids.ts";
 import { currentPins, withCurrentPins, type PinnedRelay } from "./relay-pins.ts";
+import { routedTcp } from "./proxy.ts";
 import { connectPinned, destroyLater } from "./tls.ts";
 import { LinkError } from "./errors.ts";
 import { connectionError, parseRelayUrl } from "./address.ts";
@@ -126,7 +127,7 @@ export class ApiClient {
         reject(error instanceof ApiError ? error : connectionError(address, error));
       };
       withCurrentPins(relay, (certificateHashes) =>
-        connectPinned({ address, certificateHashes }, open),
+        connectPinned({ address, certificateHashes, connectTcp: routedTcp }, open),
       )
         .then((socket) => {
           const payload = body === undefined ? undefined : JSON.stringify(body);

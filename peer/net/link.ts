@@ -17,6 +17,10 @@ export interface Link {
   /** Resolves when the link is over, whoever ended it; never rejects. */
   readonly closed: Promise<CloseInfo>;
   close(code: ProtocolErrorCode, reason: string): Promise<void>;
+  /** Whether the first stream that is opened has said the greeting already. */
+  readonly greeted?: boolean;
+  /** So many streams will be opened soon. */
+  warm?(streams: number): void;
 }
 
 export interface DialOptions {
@@ -29,6 +33,12 @@ export interface DialOptions {
   readonly signal?: AbortSignal;
   /** Total time to an open link. Default 10,000. */
   readonly deadlineMs?: number;
+  /**
+   * The first bytes of the first stream, for a link that can send them with what opens it; see `Link.greeted`. Asked
+   * for when they are about to be sent; `undefined` if not now. Who has one joins a session, and will want a second
+   * stream.
+   */
+  readonly greeting?: () => Uint8Array | undefined;
 }
 
 /** @throws LinkError with a code, a one-line message that names the address and the cure. */

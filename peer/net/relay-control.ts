@@ -4,17 +4,18 @@
  *
  * @module
  */
-import type {
-  Command,
-  DescribeFrame,
-  DiscoveryFrame,
-  Frame,
-  IndexDeltaFrame,
-  IndexRootFrame,
-  IndexSegmentFrame,
-  PeerToRelayFrame,
-  Progress,
-  WelcomeFrame,
+import {
+  encodeFrame,
+  type Command,
+  type DescribeFrame,
+  type DiscoveryFrame,
+  type Frame,
+  type IndexDeltaFrame,
+  type IndexRootFrame,
+  type IndexSegmentFrame,
+  type PeerToRelayFrame,
+  type Progress,
+  type WelcomeFrame,
 } from "../../relay/protocol/frame.ts";
 import { messageOf, ProtocolError } from "../../relay/protocol/errors.ts";
 import type { Role, SessionState } from "../../relay/protocol/ids.ts";
@@ -69,7 +70,8 @@ export interface RelayControlOptions {
   readonly identity: PeerIdentity;
   /** This identity has used the ticket before: the relay is asked by proof of the key. */
   readonly rejoin?: boolean;
-  readonly dial: (signal: AbortSignal) => Promise<Link>;
+  /** @param greeting As in `DialOptions`. */
+  readonly dial: (signal: AbortSignal, greeting: () => Uint8Array) => Promise<Link>;
   /** Described to the relay at every (re)join. */
   readonly describe?: () => Omit<DescribeFrame, "kind"> | undefined;
   /** A person asked for this through the API. */
@@ -85,6 +87,8 @@ export interface Pairing {
   readonly number: number;
   readonly linkKind: LinkKind;
   openStream(streamIndex: number): Promise<ByteStream>;
+  /** So many streams will be opened soon. */
+  warm(streams: number): void;
   /** Aborted when the other peer or the link is gone. */
   readonly lost: AbortSignal;
 }
@@ -322,23 +326,24 @@ export class RelayControl {
 
   async #connect(): Promise<Connection> {
     const { ticket, identity, dial } = this.#options;
-    const link = await dial(this.#stop.signal);
+    const hello = encodeFrame({
+      kind: "hello",
+      major: PROTOCOL_MAJOR,
+      minor: PROTOCOL_MINOR,
+      features: FEATURES.direct,
+      role: ticket.role,
+      sessionId: ticket.sessionId,
+      peerKey: identity.publicKey,
+      token: this.#joined ? undefined : ticket.token,
+    });
+    const link = await dial(this.#stop.signal, () => hello);
     const giveUp = (): void => void link.close("DEADLINE_EXCEEDED", "no welcome");
     const deadline = setTimeout(giveUp, WELCOME_MS);
     this.#stop.signal.addEventListener("abort", giveUp, { once: true });
     try {
       const stream = await link.openStream();
       const reader = new MessageReader(stream);
-      await writeFrame(stream, {
-        kind: "hello",
-        major: PROTOCOL_MAJOR,
-        minor: PROTOCOL_MINOR,
-        features: FEATURES.direct,
-        role: ticket.role,
-        sessionId: ticket.sessionId,
-        peerKey: identity.publicKey,
-        token: this.#joined ? undefined : ticket.token,
-      });
+      if (link.greeted !== true) await stream.write(hello);
       let frame = await this.#frame(reader);
       if (frame.kind === "challenge") {
         const signature = identity.prove(frame.challenge, ticket.sessionId, ticket.role);
@@ -443,6 +448,7 @@ export class RelayControl {
       number,
       linkKind: connection.link.kind,
       lost: lose.signal,
+      warm: (streams) => connection.link.warm?.(streams),
       openStream: async (streamIndex) => {
         const stream = await connection.link.openStream();
         await writeFrame(stream, {

@@ -27,6 +27,7 @@ import {
   type RelayAddress,
 } from "./address.ts";
 import { LinkError } from "./errors.ts";
+import { routedTcp } from "./proxy.ts";
 import { connectPinned, connectUnverified, destroyLater, type ConnectTcp } from "./tls.ts";
 
 const ANSWER_BYTES_MAX = 16 * 1024;
@@ -106,7 +107,7 @@ async function refreshed(
 export async function relayIdentityOf(relay: PinnedRelay): Promise<Uint8Array> {
   const { address, certificateHashes } = relay;
   const { identity } = await ask(address, undefined, (open) =>
-    connectPinned({ address, certificateHashes }, open),
+    connectPinned({ address, certificateHashes, connectTcp: relay.connectTcp ?? routedTcp }, open),
   );
   return identity;
 }
@@ -120,7 +121,7 @@ async function askRelay(
   { address, connectTcp }: PinnedRelay,
   identity: Uint8Array,
 ): Promise<readonly Uint8Array[]> {
-  const target = connectTcp === undefined ? { address } : { address, connectTcp };
+  const target = { address, connectTcp: connectTcp ?? routedTcp };
   const { certificates } = await ask(address, identity, (open) => connectUnverified(target, open));
   return certificates.map(({ hash }) => hash);
 }

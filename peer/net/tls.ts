@@ -11,16 +11,25 @@ import { certificateMismatch, connectionError, type RelayAddress } from "./addre
 /** Idle time before TCP asks whether the other side is there. */
 const KEEPALIVE_MS = 15_000;
 
-/** Opens the connection that TLS then runs over; for proxies, and for tests. */
-export type ConnectTcp = (address: RelayAddress) => Socket;
+/**
+ * Opens the connection that TLS then runs over; for proxies, and for tests. One that is not up yet may be returned.
+ *
+ * @param open Gets what is to be destroyed if the caller gives up.
+ */
+export type ConnectTcp = (
+  address: RelayAddress,
+  open: { destroy(): void }[],
+) => Socket | Promise<Socket>;
 
-export function directTcp(address: RelayAddress): Socket {
-  return connectTcp({ host: address.host, port: address.port, autoSelectFamily: true });
-}
+export const directTcp: ConnectTcp = (address) =>
+  connectTcp({ host: address.host, port: address.port, autoSelectFamily: true });
 
 export interface ConnectOptions {
   readonly address: RelayAddress;
-  readonly connectTcp?: ConnectTcp;
+  /** Default: as `routedTcp` does. */
+  readonly connectTcp: ConnectTcp;
+  /** Told of the TCP connection once it is up. */
+  readonly onTcp?: (socket: Socket) => void;
 }
 
 export interface PinnedOptions extends ConnectOptions {
@@ -67,17 +76,20 @@ export function connectUnverified(
 }
 
 /** @param refuse Says what is wrong with a connection that is up. */
-function connectTls(
+async function connectTls(
   { address, ...options }: ConnectOptions,
   trust: tls.ConnectionOptions,
   refuse: (socket: tls.TLSSocket) => Error | undefined,
   open: { destroy(): void }[],
 ): Promise<tls.TLSSocket> {
-  const tcp = (options.connectTcp ?? directTcp)(address);
+  const connecting = options.connectTcp(address, open);
+  const tcp = connecting instanceof Promise ? await connecting : connecting;
   open.push(tcp);
-  return new Promise((resolve, reject) => {
+  return await new Promise((resolve, reject) => {
     const onTcpError = (error: Error): void => reject(error);
     tcp.on("error", onTcpError);
+    if (tcp.connecting) tcp.once("connect", () => options.onTcp?.(tcp));
+    else options.onTcp?.(tcp);
     tcp.setNoDelay(true);
     tcp.setKeepAlive(true, KEEPALIVE_MS);
     const socket = tls.connect({
@@ -132,20 +144,17 @@ function trustedCertificates(): string[] {
 }
 
 /** The hash of what a server shows, trusted or not: for a person to compare. Nothing is sent to it. */
-export async function presentedCertificateHash(address: RelayAddress): Promise<Uint8Array> {
-  const socket = tls.connect({
-    host: address.host,
-    port: address.port,
-    rejectUnauthorized: false,
-    ...(isIP(address.host) === 0 ? { servername: address.host } : {}),
-  });
+export async function presentedCertificateHash(
+  address: RelayAddress,
+  tcp: ConnectTcp,
+): Promise<Uint8Array> {
+  const open: { destroy(): void }[] = [];
   try {
-    await new Promise<void>((resolve, reject) => {
-      socket.once("secureConnect", resolve);
-      socket.once("error", (error) => reject(connectionError(address, error)));
-    });
+    const socket = await connectUnverified({ address, connectTcp: tcp }, open);
     return createHash("sha256").update(socket.getPeerCertificate().raw).digest();
+  } catch (error) {
+    throw connectionError(address, error);
   } finally {
-    destroyLater([socket]);
+    destroyLater(open);
   }
 }

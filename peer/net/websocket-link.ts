@@ -3,6 +3,7 @@
  *
  * @module
  */
+import type { ClientRequest } from "node:http";
 import type { TLSSocket } from "node:tls";
 import WebSocket from "ws";
 import { passReadStopBelowTls } from "../../relay/protocol/tls-pause.ts";
@@ -20,15 +21,27 @@ import {
   parseRelayUrl,
   type RelayAddress,
 } from "./address.ts";
-import { DIAL_DEADLINE_MS, openConnectionLink, type OpenLimits } from "./connection-link.ts";
+import {
+  DIAL_DEADLINE_MS,
+  openConnectionLink,
+  type Connection,
+  type OpenLimits,
+} from "./connection-link.ts";
+import { canSendEarly, EarlySender, EarlyStream } from "./early-websocket.ts";
 import { LinkError } from "./errors.ts";
+import { sayNothing } from "./idle-connection.ts";
 import type { Dial, DialOptions, Link } from "./link.ts";
+import { routedTcp } from "./proxy.ts";
 import { withCurrentPins, type PinnedRelay } from "./relay-pins.ts";
-import { connectPinned, destroyLater, directTcp, type ConnectTcp } from "./tls.ts";
+import { tuneTcp } from "./socket-tuning.ts";
+import { connectPinned, destroyLater, type ConnectTcp } from "./tls.ts";
 
 export interface WebSocketDialOptions extends DialOptions {
   readonly connectTcp?: ConnectTcp;
 }
+
+/** Relays behind something that loses what comes with a request; for the life of this process. */
+const patient = new Set<string>();
 
 /** Makes the first stream's connection at once, so that an unreachable relay is an error here. */
 export const dialWebSocket = async (options: WebSocketDialOptions): Promise<Link> => {
@@ -37,22 +50,90 @@ export const dialWebSocket = async (options: WebSocketDialOptions): Promise<Link
     address,
     certificateHashes: options.certificateHashes,
     relayIdentity: options.relayIdentity,
-    connectTcp: options.connectTcp ?? directTcp,
+    connectTcp: options.connectTcp ?? routedTcp,
   };
-  return openConnectionLink("websocket", (limits) => openWebSocket(relay, limits), {
-    deadlineMs: options.deadlineMs ?? DIAL_DEADLINE_MS,
-    signal: options.signal,
-  });
+  return openConnectionLink(
+    {
+      kind: "websocket",
+      greets: canSendEarly && !patient.has(address.text),
+      connect: (limits) => connect(relay, limits),
+    },
+    {
+      deadlineMs: options.deadlineMs ?? DIAL_DEADLINE_MS,
+      signal: options.signal,
+      greeting: options.greeting,
+    },
+  );
 };
 dialWebSocket satisfies Dial;
 
-async function openWebSocket(
-  relay: PinnedRelay,
-  { deadlineMs, signal }: OpenLimits,
-): Promise<ByteStream> {
+/** TLS is up, and nothing was said. */
+async function connect(relay: PinnedRelay, limits: OpenLimits): Promise<Connection> {
   const { address } = relay;
-  if (signal?.aborted === true) throw cancelled(address, signal.reason);
+  const startedAtMs = performance.now();
   const open: { destroy(): void }[] = [];
+  const { connectTcp = routedTcp } = relay;
+  const connecting = withCurrentPins(relay, (certificateHashes) =>
+    connectPinned({ address, certificateHashes, connectTcp, onTcp: tuneTcp }, open),
+  );
+  const socket = await within(address, limits, open, connecting);
+  passReadStopBelowTls(socket);
+  const gone = new Promise<void>((resolve) => {
+    socket.once("close", () => resolve());
+  });
+  const left = (): OpenLimits => ({
+    ...limits,
+    deadlineMs: Math.max(1, limits.deadlineMs - (performance.now() - startedAtMs)),
+  });
+  return {
+    gone,
+    open: async () => {
+      // It may have waited for long: it has all the time for what is left to do.
+      const upgrading = upgrade(address, socket);
+      const opening = within(address, limits, open, upgrading.stream);
+      if (!canSendEarly || patient.has(address.text)) return await opening;
+      opening.catch(() => {});
+      return new EarlyStream(opening, new EarlySender(socket, upgrading.request));
+    },
+    openFirst: async (greeting) => {
+      const upgrading = upgrade(address, socket);
+      if (greeting !== undefined) new EarlySender(socket, upgrading.request).send(greeting);
+      const stream = await within(address, left(), open, upgrading.stream);
+      return greeting === undefined ? stream : watched(stream, address);
+    },
+    keep: () => sayNothing(socket, address),
+    drop: () => destroyLater(open),
+  };
+}
+
+/** A greeting that nobody answers was lost on the way. */
+function watched(stream: ByteStream, address: RelayAddress): ByteStream {
+  let isAnswered = false;
+  void stream.closed.then(() => {
+    if (!isAnswered) patient.add(address.text);
+  });
+  return {
+    read: async () => {
+      const piece = await stream.read();
+      isAnswered = true;
+      return piece;
+    },
+    write: (bytes) => stream.write(bytes),
+    end: () => stream.end(),
+    abort: (code, reason) => stream.abort(code, reason),
+    closed: stream.closed,
+  };
+}
+
+/** @throws LinkError; then everything in `open` is destroyed. */
+async function within<T>(
+  address: RelayAddress,
+  { deadlineMs, signal }: OpenLimits,
+  open: { destroy(): void }[],
+  work: Promise<T>,
+): Promise<T> {
+  // It may lose against the deadline.
+  work.catch(() => {});
   let stop: (error: LinkError) => void = () => {};
   const stopped = new Promise<never>((_resolve, reject) => {
     stop = reject;
@@ -60,14 +141,10 @@ async function openWebSocket(
   stopped.catch(() => {});
   const timer = setTimeout(() => stop(deadlineExceeded(address, deadlineMs)), deadlineMs);
   const onAbort = (): void => stop(cancelled(address, signal?.reason));
-  signal?.addEventListener("abort", onAbort, { once: true });
+  if (signal?.aborted === true) onAbort();
+  else signal?.addEventListener("abort", onAbort, { once: true });
   try {
-    const connecting = withCurrentPins(relay, (certificateHashes) =>
-      connectPinned({ ...relay, certificateHashes }, open),
-    );
-    const socket = await Promise.race([connecting, stopped]);
-    passReadStopBelowTls(socket);
-    return await Promise.race([upgrade(address, socket), stopped]);
+    return await Promise.race([stopped, work]);
   } catch (error) {
     destroyLater(open);
     throw connectionError(address, error);
@@ -77,16 +154,27 @@ async function openWebSocket(
   }
 }
 
-function upgrade(address: RelayAddress, socket: TLSSocket): Promise<ByteStream> {
-  return new Promise((resolve, reject) => {
-    const websocket = new WebSocket(`wss://${address.text}${LINK_PATH}`, {
-      createConnection: () => socket,
-      perMessageDeflate: false,
-      skipUTF8Validation: true,
-      maxPayload: WEBSOCKET_MESSAGE_BYTES_MAX,
-      maxFragments: WEBSOCKET_FRAGMENTS_MAX,
-      followRedirects: false,
-    });
+interface Upgrading {
+  readonly request: ClientRequest;
+  readonly stream: Promise<ByteStream>;
+}
+
+function upgrade(address: RelayAddress, socket: TLSSocket): Upgrading {
+  let sent: ClientRequest | undefined;
+  const websocket = new WebSocket(`wss://${address.text}${LINK_PATH}`, {
+    createConnection: () => socket,
+    perMessageDeflate: false,
+    skipUTF8Validation: true,
+    maxPayload: WEBSOCKET_MESSAGE_BYTES_MAX,
+    maxFragments: WEBSOCKET_FRAGMENTS_MAX,
+    followRedirects: false,
+    finishRequest: (request) => {
+      sent = request;
+      request.end();
+    },
+  });
+  if (sent === undefined) throw new Error("ws made no request");
+  const stream = new Promise<ByteStream>((resolve, reject) => {
     websocket.on("error", reject);
     websocket.once("unexpected-response", (_request, response) => {
       reject(
@@ -99,4 +187,5 @@ function upgrade(address: RelayAddress, socket: TLSSocket): Promise<ByteStream> 
     });
     websocket.once("open", () => resolve(websocketToByteStream(websocket)));
   });
+  return { request: sent, stream };
 }

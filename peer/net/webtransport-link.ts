@@ -21,10 +21,16 @@ import {
   parseRelayUrl,
   type RelayAddress,
 } from "./address.ts";
-import { DIAL_DEADLINE_MS, openConnectionLink, type OpenLimits } from "./connection-link.ts";
+import {
+  DIAL_DEADLINE_MS,
+  openConnectionLink,
+  type Connection,
+  type OpenLimits,
+} from "./connection-link.ts";
 import { LinkError } from "./errors.ts";
 import type { Dial, DialOptions, Link } from "./link.ts";
 import { withCurrentPins, type PinnedRelay } from "./relay-pins.ts";
+import { raiseUdpBuffers, udpSockets } from "./socket-tuning.ts";
 import { loadWebTransportClient, type WebTransportClient } from "./webtransport.ts";
 
 /** Closing a session drops what is on its way: after an orderly end it stays so long for the last bytes. */
@@ -48,14 +54,25 @@ export const dialWebTransport = async (options: WebTransportDialOptions): Promis
   }
   const { certificateHashes, relayIdentity } = options;
   const relay: PinnedRelay = { address, certificateHashes, relayIdentity };
-  const open = (limits: OpenLimits): Promise<ByteStream> =>
-    withCurrentPins(relay, (hashes) =>
+  const connect = async (limits: OpenLimits): Promise<Connection> => {
+    const stream = await withCurrentPins(relay, (hashes) =>
       openSession({ address, client, certificateHashes: hashes }, limits),
     );
-  return openConnectionLink("webtransport", open, {
-    deadlineMs: options.deadlineMs ?? DIAL_DEADLINE_MS,
-    signal: options.signal,
-  });
+    return {
+      open: () => Promise.resolve(stream),
+      openFirst: () => Promise.resolve(stream),
+      gone: stream.closed,
+      drop: () => stream.abort("OK", "not used"),
+    };
+  };
+  return openConnectionLink(
+    { kind: "webtransport", greets: false, connect },
+    {
+      deadlineMs: options.deadlineMs ?? DIAL_DEADLINE_MS,
+      signal: options.signal,
+      greeting: options.greeting,
+    },
+  );
 };
 dialWebTransport satisfies Dial;
 
@@ -72,6 +89,7 @@ async function openSession(
 ): Promise<ByteStream> {
   if (signal?.aborted === true) throw cancelled(address, signal.reason);
   const url = `https://${address.text}${LINK_PATH}`;
+  const before = udpSockets();
   const session = client.connect(url, certificateHashes);
   const ended = sessionEnd(session);
   let stop: (error: LinkError) => void = () => {};
@@ -83,6 +101,7 @@ async function openSession(
   signal?.addEventListener("abort", onAbort, { once: true });
   try {
     await Promise.race([session.ready, stopped]);
+    raiseUdpBuffers(before);
     const opening = session.createBidirectionalStream();
     const pair = await Promise.race([opening, stopped]);
     const stream = webStreamToByteStream(pair, { ...client.streamOptions, sessionEnd: ended });

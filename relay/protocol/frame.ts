@@ -8,12 +8,7 @@
  */
 import { ByteReader, ByteWriter, malformed } from "./bytes.ts";
 import { DISCOVERY_TOKEN_BYTES } from "./discovery.ts";
-import {
-  ProtocolError,
-  ProtocolErrorNumber,
-  protocolErrorCode,
-  type ProtocolErrorCode,
-} from "./errors.ts";
+import { ProtocolError, ProtocolErrorNumber, protocolErrorCode } from "./errors.ts";
 import {
   CHALLENGE_BYTES,
   PEER_KEY_BYTES,
@@ -24,7 +19,6 @@ import {
   STREAM_SECRET_BYTES,
   TICKET_TOKEN_BYTES,
   type Role,
-  type SessionState,
 } from "./ids.ts";
 import {
   CHUNK_BYTES_MAX,

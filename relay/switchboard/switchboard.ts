@@ -24,7 +24,6 @@ import {
 } from "../protocol/limits.ts";
 import { toHex } from "../protocol/bytes.ts";
 import { MessageReader, readFrame, writeFrame } from "../protocol/message-stream.ts";
-import type { LinkKind } from "../protocol/stream.ts";
 import { FEATURES, PROTOCOL_MAJOR, PROTOCOL_MINOR } from "../protocol/version.ts";
 import type { IncomingStream } from "../transport/transport.ts";
 import {

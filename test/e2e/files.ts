@@ -24,6 +24,18 @@ export async function makeFile(path: string, bytes: number): Promise<void> {
   }
 }
 
+/** A file with nothing in it that could be left out. */
+export async function makeRandomFile(path: string, bytes: number): Promise<void> {
+  const file = await open(path, "w");
+  try {
+    for (let at = 0; at < bytes; at += PIECE_BYTES) {
+      await file.write(randomBytes(Math.min(PIECE_BYTES, bytes - at)), 0, undefined, at);
+    }
+  } finally {
+    await file.close();
+  }
+}
+
 /** Hexadecimal SHA-256. */
 export async function digest(path: string): Promise<string> {
   const hash = createHash("sha256");

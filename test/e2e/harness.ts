@@ -38,6 +38,8 @@ export interface RelayOptions {
   readonly runtime?: "node" | "deno";
   readonly databaseUrl?: string;
   readonly args?: readonly string[];
+  /** What the command line begins with: `nsenter` and the like, which become the relay. */
+  readonly within?: readonly string[];
 }
 
 export interface TestRelay {
@@ -55,6 +57,8 @@ export interface RunOptions {
   readonly environment?: NodeJS.ProcessEnv;
   /** Without root's right to everything. */
   readonly asNobody?: boolean;
+  /** What the command line begins with: `nsenter` and the like, which become the command. */
+  readonly within?: readonly string[];
 }
 
 /** Both peers are on one host here, so they would always find a direct path: only who asks for it gets one. */
@@ -128,10 +132,12 @@ export class Stage implements AsyncDisposable {
 
   async relay(options: RelayOptions = {}): Promise<TestRelay> {
     const dataDir = await this.folder("relay");
-    const [command = "", ...first] =
-      options.runtime === "deno"
+    const [command = "", ...first] = [
+      ...(options.within ?? []),
+      ...(options.runtime === "deno"
         ? [denoBinary(), "run", "--allow-all", "--no-prompt", "--unstable-net"]
-        : [process.execPath];
+        : [process.execPath]),
+    ];
     const program = this.start({
       name: "the relay",
       command,
@@ -174,10 +180,11 @@ export class Stage implements AsyncDisposable {
 
   /** A command that goes on running, with JSON events. */
   memferry(name: string, args: readonly string[], options: RunOptions = {}): Program {
+    const [command, ...first] = [...(options.within ?? []), process.execPath, MEMFERRY];
     return this.start({
       name,
-      command: process.execPath,
-      args: [MEMFERRY, ...args],
+      command,
+      args: [...first, ...args],
       environment: this.environment(options.environment),
       ...(options.input === undefined ? {} : { input: options.input }),
       ...(options.asNobody === true && isRoot() ? { uid: NOBODY_UID } : {}),

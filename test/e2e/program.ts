@@ -70,6 +70,7 @@ export class Program {
   exit: Exit | undefined;
   readonly #child: ChildProcess;
   readonly #listeners = new Set<() => void>();
+  readonly #cameAtMs = new WeakMap<Message, number>();
 
   constructor(spec: ProgramSpec) {
     this.name = spec.name;
@@ -116,6 +117,11 @@ export class Program {
 
   all(event: string): Message[] {
     return this.messages.filter((message) => message["event"] === event);
+  }
+
+  /** When a message came, as `performance.now()`. */
+  cameAtMs(message: Message): number {
+    return this.#cameAtMs.get(message) ?? NaN;
   }
 
   /** In order, `progress` left out: it comes by the clock. */
@@ -194,7 +200,9 @@ export class Program {
       const message: unknown = JSON.parse(line);
       if (typeof message !== "object" || message === null) return;
       // Any object can be asked for fields by name.
-      this.messages.push(message as Message);
+      const told = message as Message;
+      this.#cameAtMs.set(told, performance.now());
+      this.messages.push(told);
       this.#notify();
     } catch {
       // A line for people; tests of those read `stdout`.

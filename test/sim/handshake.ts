@@ -25,13 +25,15 @@ export function pskHandshake(random: Random): Handshake {
       await say(stream, 3, mac(secret, "leecher", transcript));
       return keysOf(secret, transcript, dataStreams);
     },
-    async seeder(stream, reader, { secret }) {
+    async seeder(stream, reader, { secret }, onKeys) {
       const offer = await hear(reader, 1, 1 + NONCE_BYTES);
       const nonce = random.bytes(NONCE_BYTES);
       const transcript = Buffer.concat([offer, nonce]);
       await say(stream, 2, Buffer.concat([nonce, mac(secret, "seeder", transcript)]));
+      const keys = keysOf(secret, transcript, offer[0] ?? 1);
+      onKeys?.(keys);
       check(secret, "leecher", transcript, await hear(reader, 3, MAC_BYTES));
-      return keysOf(secret, transcript, offer[0] ?? 1);
+      return keys;
     },
   };
 }

@@ -8,6 +8,7 @@
  *
  * @module
  */
+import { spawnSync } from "node:child_process";
 import { closeSync, existsSync, openSync } from "node:fs";
 
 import { loadNative } from "../../native/index.ts";
@@ -76,6 +77,19 @@ export function requireUffd(tracking: "async" | "sync" = "sync"): Requirement {
   return tracking === "async" && probe.tracking !== "async"
     ? unmet("this kernel does not note writes by itself: Linux 6.7 does")
     : met();
+}
+
+/** Network namespaces, TUN devices, and the programs that make a network of them (`test/support/wan/`). */
+export function requireWan(): Requirement {
+  const root = requireRoot();
+  if (!root.available) return root;
+  if (!existsSync("/dev/net/tun")) {
+    return unmet("no /dev/net/tun here; load it: sudo modprobe tun, or give it to the container");
+  }
+  const { status } = spawnSync("unshare", ["--net", "true"], { stdio: "ignore" });
+  if (status !== 0) return unmet("no right to network namespaces here; it takes CAP_SYS_ADMIN");
+  const tools = (["cc", "ip", "nft", "conntrack"] as const).map(requireTool);
+  return tools.find(({ available }) => !available) ?? met("/dev/net/tun");
 }
 
 /** Skips the running test, with every reason at once, unless all requirements are met. */

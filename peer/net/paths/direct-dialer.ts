@@ -5,8 +5,8 @@
  */
 import type { Role } from "../../../relay/protocol/ids.ts";
 import type { ByteStream } from "../../../relay/protocol/stream.ts";
-import type { Candidate } from "./candidate.ts";
-import type { NatKind } from "./candidate.ts";
+import type { Candidate } from "./candidates.ts";
+import type { NatClass } from "./discovery.ts";
 import type { AttemptKeys } from "./signal.ts";
 
 export interface DirectDialer {
@@ -17,7 +17,7 @@ export interface DirectDialer {
 export interface DirectEndpoint {
   readonly candidates: readonly Candidate[];
   /** Undefined where no relay could tell. */
-  readonly nat: NatKind | undefined;
+  readonly nat: NatClass | undefined;
   /**
    * Both sides call it at about the same time. The leecher decides which addresses are used.
    *

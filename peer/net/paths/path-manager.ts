@@ -25,7 +25,8 @@ import { aborted, Latch } from "../../migration/latch.ts";
 import type { Ownership, SessionPort } from "../../migration/session-port.ts";
 import { sleep } from "../../sleep.ts";
 import type { Pairing } from "../relay-control.ts";
-import type { Candidate, NatKind } from "./candidate.ts";
+import type { Candidate } from "./candidates.ts";
+import type { NatClass } from "./discovery.ts";
 import type { DirectDialer, DirectNetwork } from "./direct-dialer.ts";
 import type { PathPolicy } from "./path-policy.ts";
 import { attemptKeys, NONCE_BYTES, SignalSealer, type Signal } from "./signal.ts";
@@ -59,7 +60,7 @@ export type PathEvent =
       readonly remote?: string;
       readonly rttMs?: number;
     }
-  | { readonly event: "pathAttempt"; readonly failed: string; readonly nat: NatKind | "unknown" };
+  | { readonly event: "pathAttempt"; readonly failed: string; readonly nat: NatClass | "unknown" };
 
 export interface PathManagerOptions {
   readonly role: Role;
@@ -319,7 +320,7 @@ export class PathManager implements SessionPort {
     }
   }
 
-  #failed(failed: string, nat: NatKind | undefined): undefined {
+  #failed(failed: string, nat: NatClass | undefined): undefined {
     this.#options.onEvent?.({ event: "pathAttempt", failed, nat: nat ?? "unknown" });
   }
 

@@ -11,16 +11,15 @@ import { createCipheriv, createDecipheriv, hkdfSync, randomBytes } from "node:cr
 import { ByteReader, ByteWriter } from "../../../relay/protocol/bytes.ts";
 import { formatIpAddress, parseIpAddress } from "../../../relay/protocol/ip-address.ts";
 import type { Role } from "../../../relay/protocol/ids.ts";
-import type { Candidate, CandidateKind } from "./candidate.ts";
+import { CANDIDATE_KINDS, type Candidate } from "./candidates.ts";
+import { CANDIDATES_MAX } from "./limits.ts";
 
 export const NONCE_BYTES = 16;
-export const CANDIDATES_MAX = 8;
 const SEAL_NONCE_BYTES = 12;
 const TAG_BYTES = 16;
 const REASON_BYTES_MAX = 200;
 
 const KINDS = ["offer", "answer", "refuse", "fallback"] as const;
-const CANDIDATE_KINDS: readonly CandidateKind[] = ["host", "reflexive", "configured"];
 
 export type Signal =
   /** The leecher wants to try; `startedAtMs` orders its attempts, also over its restarts. */

@@ -7,8 +7,12 @@ import { lookup } from "node:dns/promises";
 import { isIP } from "node:net";
 import { networkInterfaces } from "node:os";
 import { parseRelayUrl } from "../address.ts";
-import type { Candidate, NatKind } from "./candidate.ts";
-import { hostCandidates, isForbiddenAddress, mergeCandidates } from "./candidates.ts";
+import {
+  hostCandidates,
+  isForbiddenAddress,
+  mergeCandidates,
+  type Candidate,
+} from "./candidates.ts";
 import type { SocketAddress } from "./datagram.ts";
 import type {
   ConnectRequest,
@@ -17,7 +21,7 @@ import type {
   DirectNetwork,
 } from "./direct-dialer.ts";
 import { DirectSocket } from "./direct-socket.ts";
-import { discover } from "./discovery.ts";
+import { discover, type NatClass } from "./discovery.ts";
 import { punch } from "./punch.ts";
 
 export interface UdpDialerOptions {
@@ -44,11 +48,11 @@ export class UdpDialer implements DirectDialer {
     const socket = new DirectSocket(port);
     try {
       const { reflexive, nat } = await this.#discover(socket, signal);
-      const candidates = mergeCandidates(
-        hostCandidates(networkInterfaces(), socket.port),
-        configured.map((one) => ({ ...one, kind: "configured" as const })),
-        reflexive,
-      );
+      const candidates = mergeCandidates([
+        ...hostCandidates(networkInterfaces(), socket.port),
+        ...configured.map((one) => ({ ...one, kind: "configured" as const })),
+        ...reflexive,
+      ]);
       return new UdpEndpoint(socket, candidates, nat);
     } catch (error) {
       await socket.close("OK", "not used");
@@ -59,7 +63,7 @@ export class UdpDialer implements DirectDialer {
   async #discover(
     socket: DirectSocket,
     signal: AbortSignal,
-  ): Promise<{ reflexive: readonly Candidate[]; nat: NatKind | undefined }> {
+  ): Promise<{ reflexive: readonly Candidate[]; nat: NatClass | undefined }> {
     const offered = this.#options.discovery();
     if (offered === undefined) return { reflexive: [], nat: undefined };
     const { host } = parseRelayUrl(this.#options.relayUrl);
@@ -78,9 +82,9 @@ export class UdpDialer implements DirectDialer {
 class UdpEndpoint implements DirectEndpoint {
   readonly #socket: DirectSocket;
   readonly candidates: readonly Candidate[];
-  readonly nat: NatKind | undefined;
+  readonly nat: NatClass | undefined;
 
-  constructor(socket: DirectSocket, candidates: readonly Candidate[], nat: NatKind | undefined) {
+  constructor(socket: DirectSocket, candidates: readonly Candidate[], nat: NatClass | undefined) {
     this.#socket = socket;
     this.candidates = candidates;
     this.nat = nat;

@@ -1,5 +1,6 @@
 import { afterEach, describe, expect, test, vi } from "vitest";
 import type { Dial, Link } from "../../../peer/net/link.ts";
+import { FEATURES } from "../../../relay/protocol/version.ts";
 import { memoryRelay } from "../../../peer/net/memory-link.ts";
 import { PeerIdentity } from "../../../peer/net/peer-identity.ts";
 import { RelayControl } from "../../../peer/net/relay-control.ts";
@@ -447,7 +448,7 @@ test("Switchboard gives a token for discovery to a peer that asks for it, and ta
   const { dial, session } = await world(inMemory, { discovery });
   // An older peer, which says nothing of direct paths.
   const raw = await (await RawPeer.open(await dial(), session, "leecher")).join();
-  expect(raw.welcome?.features).toBe(1);
+  expect(raw.welcome?.features).toBe(FEATURES.direct | FEATURES.signals);
   expect(events).toEqual([]);
 
   const { sessionId, tokens } = session;
