@@ -2,7 +2,7 @@
  * How long it takes to move a region over a wide area network, over the least that the rate allows; and others beside it.
  *
  *     npm run -s bench:wan -- [--json] [--bytes 1GiB] [--mbit 1000] [--rtt 0,10,50,100] [--loss 0,0.1,1]
- *         [--links auto,websocket,webtransport,direct] [--only memferry,tcp-cubic,node-tcp,scp,rsync,nbdcopy]
+ *         [--links auto,relayed,websocket,webtransport,direct] [--only memferry,tcp-cubic,node-tcp,scp,rsync,nbdcopy]
  *         [--relay-at middle|apart] [--tcp-buffer BYTES] [--limit SECONDS]
  *
  * `--rtt` is in milliseconds and between the peers; the relay is in the middle, so that the way by it is as long, or
@@ -18,7 +18,7 @@ import { parseArgs } from "node:util";
 
 import { parseSize } from "../../../peer/cli/size.ts";
 import { requireWan } from "../../support/requires.ts";
-import { LINKS, migrate, unknownLink } from "./memferry.ts";
+import { LINKS, migrate } from "./memferry.ts";
 import { missing, others } from "./others.ts";
 import { heading, lineOf, type Conditions, type Figures, type Row } from "./row.ts";
 import { Scene } from "./scene.ts";
@@ -87,12 +87,7 @@ async function main(): Promise<void> {
   for (const each of conditions) {
     await scene.apply(each);
     for (const link of wanted("memferry") ? links : []) {
-      const skipped = await unknownLink(scene, link);
-      const row = {
-        ...each,
-        what: `memferry ${link}`,
-        ...(skipped === undefined ? {} : { skipped }),
-      };
+      const row = { ...each, what: `memferry ${link}` };
       await measure(row, async () =>
         migrate(scene, relay, link, { ...each, bytes, mbit, limitMs }),
       );

@@ -14,14 +14,22 @@ import type { Scene } from "./scene.ts";
 /** Of /proc/PID/stat. */
 const TICKS_PER_SECOND = 100;
 
-export const LINKS = ["auto", "websocket", "webtransport", "direct"] as const;
+/** What memferry chooses by itself, what it chooses at the relay, and each way alone. */
+export const LINKS = ["auto", "relayed", "websocket", "webtransport", "direct"] as const;
 export type BenchLink = (typeof LINKS)[number];
 
-/** Whether this memferry knows the link. @returns why not, if it does not */
-export async function unknownLink(scene: Scene, link: BenchLink): Promise<string | undefined> {
-  const { stdout, stderr } = await scene.stage.run(["leech", "--help"]);
-  const line = `${stdout}${stderr}`.split("\n").find((each) => each.includes("--link KIND")) ?? "";
-  return line.includes(link) ? undefined : `\`memferry leech --link\` has no ${link}`;
+function optionsOf(link: BenchLink): string[] {
+  switch (link) {
+    case "auto":
+      return ["--path", "auto"];
+    case "relayed":
+      return ["--path", "relay"];
+    case "direct":
+      return ["--path", "direct"];
+    case "websocket":
+    case "webtransport":
+      return ["--path", "relay", "--link", link];
+  }
 }
 
 export async function migrate(
@@ -33,7 +41,7 @@ export async function migrate(
   const copy = scene.file("copy");
   const [seeding, leeching] = [scene.counted("seeder"), scene.counted("leecher")];
   const source = scene.sourceOf(job);
-  const { seeder, ticket } = await scene.stage.seed(["--file", source, "--link", link], {
+  const { seeder, ticket } = await scene.stage.seed(["--file", source, ...optionsOf(link)], {
     within: seeding.within,
   });
   const relayBefore = cpuSecondsOf(relay.program.pid);
@@ -43,7 +51,7 @@ export async function migrate(
   const zeroMs = Number(process.hrtime.bigint()) / 1e6 - startedAtMs;
   using arrivals = new Arrivals(copy);
   // Without --sparse all of the file is reserved beforehand, and the first byte would not show.
-  const leecher = scene.stage.leech(ticket, ["--file", copy, "--sparse", "--link", link], {
+  const leecher = scene.stage.leech(ticket, ["--file", copy, "--sparse", ...optionsOf(link)], {
     within: leeching.within,
   });
   try {

@@ -1,12 +1,12 @@
 /**
  * `npm run test:nat`: real processes behind every kind of router, and what happens to their network meanwhile.
  *
- *     npm run -s test:nat -- [--only matrix|faults] [--filter TEXT] [--families v4,v6] [--expect table|relayed]
- *         [--link KIND] [--json]
+ *     npm run -s test:nat -- [--only matrix|faults] [--filter TEXT] [--families v4,v6] [--link KIND]
+ *         [--path auto|relay] [--json]
  *
  * Prints a line per pair, and at last `N passed, N failed, N skipped`. A pair fails if the region does not arrive as
- * it was, if the peers end on another path than `expected.ts` says (`--expect relayed`: on any direct one), or if
- * after a fault nothing arrived for six seconds.
+ * it was, if the peers end on another path than `expected.ts` says (`--path relay`: on a direct one), or if after a
+ * fault nothing arrived for six seconds.
  *
  * @module
  */
@@ -36,8 +36,8 @@ const { values } = parseArgs({
     only: { type: "string" },
     filter: { type: "string", default: "" },
     families: { type: "string", default: "v4,v6" },
-    expect: { type: "string", default: "table" },
-    link: { type: "string" },
+    link: { type: "string", default: "auto" },
+    path: { type: "string", default: "auto" },
     json: { type: "boolean", default: false },
   },
 });
@@ -160,12 +160,12 @@ async function judge(site: Site, { name, expected, pair, stallLimitMs }: Case): 
   try {
     outcome = await attempt(site, {
       ...pair,
-      ...(values.link === undefined ? {} : { link: values.link }),
+      args: ["--link", values.link, "--path", values.path],
     });
   } catch (error) {
     return { name, problem: error instanceof Error ? error.message : String(error) };
   }
-  const due = values.expect === "relayed" ? "relayed" : expected;
+  const due = values.path === "relay" ? "relayed" : expected;
   const settledOn = outcome.before?.at(-1) ?? outcome.way;
   const way = settledOn === "direct" ? "direct" : settledOn === "differ" ? "differ" : "relayed";
   const problems = [

@@ -13,7 +13,7 @@ import { eventually, type Stage } from "../harness.ts";
 import type { Program } from "../program.ts";
 import type { Way } from "./expected.ts";
 
-const LIMIT_MS = 180_000;
+const LIMIT_MS = 90_000;
 /** How long a pair that may go direct is given to do so before anything happens to it. */
 const SETTLE_MS = 3_000;
 const DISTURB_AT_RATIO = 0.25;
@@ -31,7 +31,8 @@ export interface Attempt {
   readonly seeder: string;
   readonly leecher: string;
   readonly mode?: "precopy" | "postcopy";
-  readonly link?: string;
+  /** More for both commands. */
+  readonly args?: readonly string[];
   /** Happens when the path has settled, a part of the region has come and most of it has not. */
   readonly disturb?: (() => Promise<void>) | undefined;
 }
@@ -56,14 +57,14 @@ let copies = 0;
 export async function attempt(site: Site, pair: Attempt): Promise<Outcome> {
   const { lab, stage, source } = site;
   const copy = stage.file(`copy-${copies++}`);
-  const link = pair.link === undefined ? [] : ["--link", pair.link];
-  const { seeder, ticket } = await stage.seed(["--file", source, ...link], {
+  const more = pair.args ?? [];
+  const { seeder, ticket } = await stage.seed(["--file", source, ...more], {
     within: lab.inside(pair.seeder),
   });
   const startedAtMs = performance.now();
   using arrivals = new Arrivals(copy);
   const mode = pair.mode === undefined ? [] : ["--mode", pair.mode];
-  const leecher = stage.leech(ticket, ["--file", copy, "--sparse", ...mode, ...link], {
+  const leecher = stage.leech(ticket, ["--file", copy, "--sparse", ...mode, ...more], {
     within: lab.inside(pair.leecher),
   });
   try {

@@ -133,11 +133,11 @@ export class Lab implements AsyncDisposable {
   async blockUdp(node: string, blocked: boolean): Promise<void> {
     const { namespace, routers } = this.#node(node);
     const rules = blocked
-      ? `table inet udp {
-           chain in { type filter hook prerouting priority raw; iifname "wan" meta l4proto udp drop }
-           chain out { type filter hook postrouting priority raw; oifname "wan" meta l4proto udp drop }
+      ? `table inet blocked {
+           chain arriving { type filter hook prerouting priority raw; iifname "wan" meta l4proto udp drop }
+           chain leaving { type filter hook postrouting priority raw; oifname "wan" meta l4proto udp drop }
          }`
-      : "delete table inet udp";
+      : "delete table inet blocked";
     await rule(routers[0] ?? namespace, rules);
   }
 
