@@ -3,7 +3,6 @@
  *
  * @module
  */
-import { routedTcp } from "../net/proxy.ts";
 import { execFile } from "node:child_process";
 import { createSocket } from "node:dgram";
 import { lookup } from "node:dns/promises";

@@ -142,6 +142,10 @@ function tlsRow({ tls, tcp, proxy, url, host, port }: NetworkSnapshot): Row {
           found,
           `compare with what the relay printed, then: memferry login ${url} --certificate-hash SHA256`,
         );
+      case "PROXY_INVALID":
+      case "PROXY_UNREACHABLE":
+      case "PROXY_REFUSED":
+        return row("tls", what, "fail", found, `NO_PROXY=${host}, or correct HTTPS_PROXY`);
       default:
         return row(
           "tls",
