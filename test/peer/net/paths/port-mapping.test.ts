@@ -41,10 +41,10 @@ async function router(
 
 const seen = [0, 128, 0, 0, 0, 0, 0, 1, 203, 0, 113, 7];
 /** Lets the port in at 50,000 for so long. */
-const granted = (request: Buffer, lifetimeS: number): number[] => [
-  ...[0, 129, 0, 0, 0, 0, 0, 1, request[4] ?? 0, request[5] ?? 0, 0xc3, 0x50],
-  ...[0, 0, lifetimeS >> 8, lifetimeS & 0xff],
-];
+const granted = (request: Buffer, lifetimeS: number): number[] => {
+  const head = [0, 129, 0, 0, 0, 0, 0, 1, request[4] ?? 0, request[5] ?? 0, 0xc3, 0x50];
+  return head.concat(0, 0, lifetimeS >> 8, lifetimeS & 0xff);
+};
 const isAddress = (request: Buffer): boolean => request.length === 2;
 
 test("mapPort() asks for the address and the port, and takes it back", async () => {
