@@ -174,7 +174,7 @@ function short(hash: string): string {
   return `${hash.slice(0, 12)}...`;
 }
 
-function webSocketRow({ webSocket, webTransport, port, proxy }: NetworkSnapshot): Row {
+function webSocketRow({ webSocket, webTransport, url, proxy }: NetworkSnapshot): Row {
   const what = "WebSocket";
   if ("value" in webSocket)
     return row("websocket", what, "ok", `opens in ${millis(webSocket.value)}`);
@@ -182,7 +182,7 @@ function webSocketRow({ webSocket, webTransport, port, proxy }: NetworkSnapshot)
   if (isSkipped(problem)) return row("websocket", what, "unknown", problem.message);
   const cure =
     proxy === undefined
-      ? `curl -sk https://HOST:${port}/livez tells what answers there: a reverse proxy must pass Upgrade on /link`
+      ? `curl -sk ${url}/livez tells what answers there: a reverse proxy must pass Upgrade on /link`
       : "let the proxy pass CONNECT without looking inside, or name the relay in NO_PROXY";
   return row("websocket", what, isUp(webTransport) ? "warn" : "fail", problem.message, cure);
 }
