@@ -61,7 +61,8 @@ async function listen(
   options: Parameters<WebTransportListen>[0],
 ): ReturnType<WebTransportListen> {
   const server = new WebTransportServer({
-    host: options.host,
+    // It puts the port behind it as it is.
+    host: options.host.includes(":") ? `[${options.host}]` : options.host,
     port: options.port,
     cert: options.certificate.certificatePath,
     key: options.certificate.privateKeyPath,
