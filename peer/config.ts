@@ -70,6 +70,13 @@ export function proxyEnvironment(
   };
 }
 
+/** Where programs are looked for, as `PATH` has it. */
+export function searchPath(
+  env: Readonly<Record<string, string | undefined>> = process.env,
+): string {
+  return env["PATH"] ?? "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+}
+
 /** What a hook finds in its environment: ours, and what it is told. */
 export function hookEnvironment(
   told: Readonly<Record<string, string>>,

@@ -9,6 +9,7 @@ import { messageOf } from "../relay/protocol/errors.ts";
 import { commandHelp, parseCommand, type Arguments, type CommandSpec } from "./cli/command-line.ts";
 import { ExitCode, type ExitCodeValue } from "./cli/exit-code.ts";
 import { errorCode } from "./cli/failure.ts";
+import { doctor, doctorSpec } from "./cli/doctor.ts";
 import { leech, leechSpec } from "./cli/leech.ts";
 import { login, loginSpec } from "./cli/login.ts";
 import { Output } from "./cli/output.ts";
@@ -38,6 +39,7 @@ const COMMANDS: Readonly<Record<string, Command>> = {
   verify: { spec: verifySpec, run: verify },
   sessions: { spec: sessionsSpec, run: sessions },
   login: { spec: loginSpec, run: login },
+  doctor: { spec: doctorSpec, run: doctor },
   shim: { spec: shimSpec, run: shim },
 };
 
@@ -55,6 +57,7 @@ Commands:
   verify     compares two regions, or one with its session's manifest
   sessions   lists, shows, finalizes and cancels sessions
   login      makes a relay known to this user
+  doctor     tells what works from this host, and what to do about what does not
   shim       prints the library that makes a program's memory a region
 
 Examples:

@@ -15,7 +15,7 @@ import { DATA_STREAMS_DEFAULT } from "../migration/limits.ts";
 import { MODES, type Mode } from "../migration/messages.ts";
 import { dialLink } from "../net/dial.ts";
 import { PeerIdentity } from "../net/peer-identity.ts";
-import { openPaths } from "../net/paths/session-paths.ts";
+import { measured, openPaths } from "../net/paths/session-paths.ts";
 import { RelayControl } from "../net/relay-control.ts";
 import { relayOf } from "../net/relay-pins.ts";
 import { Supervision } from "../supervisor/held.ts";
@@ -163,7 +163,7 @@ export async function leech(
     output.event({ event: "joined", session: directory.id, pid: process.pid });
     const paths = openPaths(control, ticket, {
       ...path,
-      bytesPerS: () => leecher?.progress().bytesPerS ?? 0,
+      measure: () => measured(leecher?.progress()),
       onEvent: (event) => showPathEvent(output, event),
     });
     leecher = new Leecher({

@@ -14,7 +14,7 @@ import type { SeederHooks } from "../migration/seeder-options.ts";
 import { Seeder } from "../migration/seeder.ts";
 import { dialLink, type LinkChoice } from "../net/dial.ts";
 import { PeerIdentity } from "../net/peer-identity.ts";
-import { openPaths, type PathOptions } from "../net/paths/session-paths.ts";
+import { measured, openPaths, type PathOptions } from "../net/paths/session-paths.ts";
 import { RelayControl } from "../net/relay-control.ts";
 import { relayOf } from "../net/relay-pins.ts";
 import { createOffer } from "../session/offer.ts";
@@ -303,7 +303,7 @@ class SeedAttempt {
     });
     const paths = openPaths(control, this.#ticket, {
       ...this.#options.path,
-      bytesPerS: () => seeder?.progress().bytesPerS ?? 0,
+      measure: () => measured(seeder?.progress()),
       onEvent: (event) => showPathEvent(output, event),
     });
     seeder = new Seeder({

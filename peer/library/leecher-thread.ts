@@ -15,7 +15,7 @@ import type { OfferMessage } from "../migration/messages.ts";
 import { MigrationError } from "../errors.ts";
 import { dialLink } from "../net/dial.ts";
 import { PeerIdentity } from "../net/peer-identity.ts";
-import { openPaths } from "../net/paths/session-paths.ts";
+import { measured, openPaths } from "../net/paths/session-paths.ts";
 import { RelayControl } from "../net/relay-control.ts";
 import { relayOf } from "../net/relay-pins.ts";
 import { RegionGroup, type NamedRegion } from "../region/group.ts";
@@ -63,7 +63,7 @@ export async function runLeecher(
       const journal = await directory?.leecherJournal();
       const paths = openPaths(control, ticket, {
         policy: setup.path,
-        bytesPerS: () => leecher?.progress().bytesPerS ?? 0,
+        measure: () => measured(leecher?.progress()),
         onEvent: (event) => caller.event(event),
       });
       const made = new Leecher({

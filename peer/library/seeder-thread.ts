@@ -14,7 +14,7 @@ import type { MigrationTotals } from "../migration/events.ts";
 import { Seeder } from "../migration/seeder.ts";
 import { dialLink } from "../net/dial.ts";
 import { PeerIdentity } from "../net/peer-identity.ts";
-import { openPaths } from "../net/paths/session-paths.ts";
+import { measured, openPaths } from "../net/paths/session-paths.ts";
 import { RelayControl } from "../net/relay-control.ts";
 import { relayOf } from "../net/relay-pins.ts";
 import { GroupWrites, RegionGroup, type NamedRegion } from "../region/group.ts";
@@ -131,7 +131,7 @@ class SeederThread {
     const journal = await directory?.seederJournal();
     const paths = openPaths(control, ticket, {
       policy: setup.path,
-      bytesPerS: () => seeder?.progress().bytesPerS ?? 0,
+      measure: () => measured(seeder?.progress()),
       onEvent: (event) => caller.event(event),
     });
     this.#closing.push(() => paths.close());

@@ -11,16 +11,20 @@ import { DelayWindow } from "./delay-window.ts";
 import { sleep } from "../sleep.ts";
 import { Latch } from "./latch.ts";
 import {
+  BATCH_BYTES,
   LAST_WORD_MS,
   FAULTS_PER_MESSAGE_MAX,
   WINDOW_BYTES_MAX,
   WINDOW_BYTES_MIN,
+  WINDOW_BYTES_START,
 } from "./limits.ts";
 import { decodeMessage, encodeMessage } from "./messages.ts";
 import type { SealedStream } from "./sealed-stream.ts";
 
 /** Stores under way per data stream: one is verified and written while the next is received. */
 const STORES_PER_STREAM = 2;
+/** Until then the path is hardly known. */
+const START_MS = 3_000;
 const PING_INTERVAL_MS = 1_000;
 /** While somebody may wait: the queue on the path fills within a few round trips. */
 const PING_INTERVAL_WAITING_MS = 50;
@@ -44,6 +48,7 @@ export class ChunkIntake {
   readonly #options: ChunkIntakeOptions;
   readonly #stored = new Latch();
   readonly #delayWindow = new DelayWindow();
+  readonly #startedAtMs = performance.now();
   #delayed = false;
 
   constructor(channel: Channel, options: ChunkIntakeOptions) {
@@ -137,7 +142,11 @@ export class ChunkIntake {
       this.#delayed = true;
       return this.#delayWindow.bytes;
     }
-    const bandwidthDelay = this.#options.receiver.bytesPerS * (this.#options.rttMs() / 1000);
-    return Math.min(WINDOW_BYTES_MAX, Math.max(WINDOW_BYTES_MIN, Math.ceil(2 * bandwidthDelay)));
+    const isKnown = performance.now() - this.#startedAtMs > START_MS;
+    const least = isKnown ? WINDOW_BYTES_MIN : WINDOW_BYTES_START;
+    const bandwidthDelay = this.#options.receiver.peakBytesPerS * (this.#options.rttMs() / 1000);
+    // As much again as is on the way stands in buffers, and each stream has a batch that is not whole yet.
+    const batches = this.#channel.data.length * BATCH_BYTES;
+    return Math.min(WINDOW_BYTES_MAX, Math.max(least, Math.ceil(2 * bandwidthDelay + batches)));
   }
 }

@@ -75,6 +75,11 @@ export class ChunkReceiver {
     return this.#rate.bytesPerS;
   }
 
+  /** The most of late. */
+  get peakBytesPerS(): number {
+    return this.#rate.peakBytesPerS;
+  }
+
   get bytesReceived(): number {
     return this.#rate.total;
   }

@@ -86,17 +86,22 @@ export class ChunkSender {
   async #pump(stream: SealedStream, signal: AbortSignal): Promise<never> {
     const { region, schedule } = this.#options;
     const buffer = new Uint8Array(schedule.batchChunks * region.chunkBytes);
+    // A new connection carries little at first: what is small is there sooner.
+    let batchBytes = region.chunkBytes;
     for (;;) {
       await this.#credit.until(() => this.#usedBytes < this.#creditBytes, signal);
       signal.throwIfAborted();
       const room = this.#creditBytes - this.#usedBytes;
-      const indexes = this.#started ? schedule.take(room) : new Uint32Array(0);
+      const indexes = this.#started
+        ? schedule.take(Math.min(room, batchBytes))
+        : new Uint32Array(0);
       if (indexes.length === 0) {
         this.#idle.notify();
         await this.#work.wait(signal);
         signal.throwIfAborted();
         continue;
       }
+      batchBytes = Math.min(2 * batchBytes, buffer.length);
       this.#busyPumps++;
       // At most so much, as long as nobody knows better: the other pumps must not take the same room.
       const reserved = indexes.length * region.chunkBytes;

@@ -6,6 +6,7 @@
 
 const WINDOW_MS = 3_000;
 const SAMPLE_MS = 100;
+const PEAK_MS = 300;
 
 export class RateMeter {
   readonly #nowMs: () => number;
@@ -34,6 +35,22 @@ export class RateMeter {
     if (base === undefined) return 0;
     const spanMs = this.#nowMs() - base.atMs;
     return spanMs <= 0 ? 0 : ((this.#total - base.total) / spanMs) * 1000;
+  }
+
+  /** The most in any `PEAK_MS` of the window: what the path carries when nothing holds it up. 0 until that long. */
+  get peakBytesPerS(): number {
+    this.#sample();
+    let peak = 0;
+    let first = 0;
+    for (const { atMs, total } of this.#samples) {
+      for (;;) {
+        const base = this.#samples[first];
+        if (base === undefined || atMs - base.atMs < PEAK_MS) break;
+        peak = Math.max(peak, ((total - base.total) / (atMs - base.atMs)) * 1000);
+        first++;
+      }
+    }
+    return peak;
   }
 
   #sample(): void {

@@ -6,8 +6,8 @@
  * @module
  */
 
-/** What the user allows. `auto` is direct where it can be and relayed where it must be. */
-export type PathPolicy = "auto" | "relay" | "direct";
+import type { PathPolicy } from "./paths/path-policy.ts";
+
 export type PathName = "direct" | "relayed";
 
 export interface PathMeasurements {

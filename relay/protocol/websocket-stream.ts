@@ -12,8 +12,10 @@ import { ProtocolErrorNumber, protocolErrorCode, type ProtocolErrorCode } from "
 import { STREAM_BUFFER_BYTES_MAX } from "./limits.ts";
 import type { ByteStream } from "./stream.ts";
 
-/** Larger writes are split; a larger message from the other side is refused. */
+/** A larger message from the other side is refused. */
 export const WEBSOCKET_MESSAGE_BYTES_MAX = 1024 * 1024;
+/** Larger writes are split: the relay passes a message on only when all of it is there. */
+const WEBSOCKET_WRITE_BYTES = 64 * 1024;
 /** A message may come in this many frames; ours always come in one. */
 export const WEBSOCKET_FRAGMENTS_MAX = 16;
 /** An orderly close or an abort may take this long before the connection is cut. */
@@ -97,8 +99,8 @@ class WebSocketByteStream implements ByteStream {
 
   async write(bytes: Uint8Array): Promise<void> {
     if (this.#life.error !== null || this.#ending !== null) throw this.#life.overError();
-    for (let start = 0; start < bytes.length; start += WEBSOCKET_MESSAGE_BYTES_MAX) {
-      void this.#send(bytes.subarray(start, start + WEBSOCKET_MESSAGE_BYTES_MAX));
+    for (let start = 0; start < bytes.length; start += WEBSOCKET_WRITE_BYTES) {
+      void this.#send(bytes.subarray(start, start + WEBSOCKET_WRITE_BYTES));
     }
     await this.#sending.room();
   }

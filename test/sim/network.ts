@@ -23,8 +23,8 @@ const DIAL_DEADLINE_MS = 10_000;
 const RETRANSMIT_MS = [200, 900] as const;
 /** What a peer's stream may hold beyond its window: answers to faults overlap. */
 const PEER_EXCESS_BYTES_MAX = 16 * 1024;
-/** The relay waits for room after each piece. */
-const RELAY_EXCESS_BYTES_MAX = 3 * 1024;
+/** The relay waits for room after each piece, which may hold several messages that a peer sent at once. */
+const RELAY_EXCESS_BYTES_MAX = 6 * 1024;
 
 export interface NetworkOptions {
   readonly clock: Clock;

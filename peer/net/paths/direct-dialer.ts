@@ -5,8 +5,7 @@
  */
 import type { Role } from "../../../relay/protocol/ids.ts";
 import type { ByteStream } from "../../../relay/protocol/stream.ts";
-import type { Candidate } from "./candidates.ts";
-import type { NatClass } from "./discovery.ts";
+import type { Candidate, NatKind } from "./candidate.ts";
 import type { AttemptKeys } from "./signal.ts";
 
 export interface DirectDialer {
@@ -17,7 +16,7 @@ export interface DirectDialer {
 export interface DirectEndpoint {
   readonly candidates: readonly Candidate[];
   /** Undefined where no relay could tell. */
-  readonly nat: NatClass | undefined;
+  readonly nat: NatKind | undefined;
   /**
    * Both sides call it at about the same time. The leecher decides which addresses are used.
    *

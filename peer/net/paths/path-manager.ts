@@ -24,16 +24,17 @@ import type { ChannelNetwork } from "../../migration/channel.ts";
 import { aborted, Latch } from "../../migration/latch.ts";
 import type { Ownership, SessionPort } from "../../migration/session-port.ts";
 import { sleep } from "../../sleep.ts";
+import { choosePath, retryInMs } from "../path-choice.ts";
 import type { Pairing } from "../relay-control.ts";
-import type { Candidate } from "./candidates.ts";
-import type { NatClass } from "./discovery.ts";
+import type { Candidate, NatKind } from "./candidate.ts";
 import type { DirectDialer, DirectNetwork } from "./direct-dialer.ts";
 import type { PathPolicy } from "./path-policy.ts";
 import { attemptKeys, NONCE_BYTES, SignalSealer, type Signal } from "./signal.ts";
 
 /** Gathering addresses at the other side, and the signal's way there and back. */
 const ANSWER_MS = 6_000;
-const RETRY_MS = [15_000, 60_000, 300_000] as const;
+/** How often it is asked whether this is still the better path. */
+const LOOK_INTERVAL_MS = 2_000;
 /** Between two attempts, whatever happens: peers that meet again and again must not punch without end. */
 const ATTEMPT_INTERVAL_MS = 2_000;
 /** A path that lived for so long was a good one: the next attempt is a first one. */
@@ -60,7 +61,7 @@ export type PathEvent =
       readonly remote?: string;
       readonly rttMs?: number;
     }
-  | { readonly event: "pathAttempt"; readonly failed: string; readonly nat: NatClass | "unknown" };
+  | { readonly event: "pathAttempt"; readonly failed: string; readonly nat: NatKind | "unknown" };
 
 export interface PathManagerOptions {
   readonly role: Role;
@@ -70,8 +71,8 @@ export interface PathManagerOptions {
   readonly secret: Uint8Array;
   readonly policy: PathPolicy;
   readonly dialer: DirectDialer;
-  /** What the migration carries now, in bytes a second. */
-  readonly bytesPerS?: () => number;
+  /** What the migration carries now, in bytes a second, and has carried in all. */
+  readonly measure?: () => { readonly bytesPerS: number; readonly bytes: number };
   readonly onEvent?: (event: PathEvent) => void;
 }
 
@@ -84,6 +85,8 @@ interface DirectPath {
   readonly network: DirectNetwork;
   readonly attempt: Uint8Array;
   readonly sinceMs: number;
+  readonly bytesBefore: number;
+  bestBytesPerS: number;
 }
 
 interface Attempt {
@@ -106,12 +109,16 @@ export class PathManager implements SessionPort {
   /** Orders the leecher's attempts. */
   #startedAtMs = 0;
   #failures = 0;
+  /** The best that the relayed path was seen to carry. */
+  readonly #relayedRate = { bytesPerS: 0, bytes: 0 };
+  readonly #looking: ReturnType<typeof setInterval>;
   readonly #running: Promise<void>;
 
   constructor(options: PathManagerOptions) {
     this.#options = options;
     this.#sealer = new SignalSealer(options.role, options);
     options.session.onSignal = (payload) => this.#hear(payload);
+    this.#looking = setInterval(() => this.#look(), LOOK_INTERVAL_MS);
     const seeks = options.role === "leecher" && options.policy !== "relay";
     this.#running = seeks ? this.#seek() : Promise.resolve();
   }
@@ -174,6 +181,7 @@ export class PathManager implements SessionPort {
 
   /** Ends what it has begun. The relay's session is not its own. */
   async close(): Promise<void> {
+    clearInterval(this.#looking);
     this.#over.abort(new ProtocolError("LINK_CLOSED", "this peer left the session"));
     this.#attempt?.stop.abort(this.#over.signal.reason);
     await this.#direct?.network.close("this peer left the session");
@@ -225,9 +233,12 @@ export class PathManager implements SessionPort {
         } else {
           this.#failures++;
         }
-        const retryMs = RETRY_MS[Math.min(this.#failures, RETRY_MS.length) - 1] ?? 0;
         // Peers that meet anew may do so on another network.
-        await this.#pause(retryMs, signal, path === undefined ? [pairing.lost] : []);
+        await this.#pause(
+          retryInMs(this.#failures),
+          signal,
+          path === undefined ? [pairing.lost] : [],
+        );
         const sinceMs = performance.now() - startedAtMs;
         if (sinceMs < ATTEMPT_INTERVAL_MS) await sleep(ATTEMPT_INTERVAL_MS - sinceMs, signal);
       } catch (error) {
@@ -301,7 +312,7 @@ export class PathManager implements SessionPort {
         role,
         keys: attemptKeys(this.#options, id, agreed.nonce),
         candidates: agreed.candidates,
-        bytesPerS: this.#options.bytesPerS?.() ?? 0,
+        bytesPerS: this.#relayedRate.bytesPerS,
         signal,
       });
       if (network === undefined) {
@@ -320,7 +331,50 @@ export class PathManager implements SessionPort {
     }
   }
 
-  #failed(failed: string, nat: NatClass | undefined): undefined {
+  /** Measures, and leaves a direct path that carries less than the relay's. The leecher decides for both. */
+  #look(): void {
+    const { role, policy, measure } = this.#options;
+    const now = measure?.() ?? { bytesPerS: 0, bytes: 0 };
+    const direct = this.#direct;
+    if (direct === undefined) {
+      const rate = this.#relayedRate;
+      Object.assign(rate, { bytesPerS: Math.max(rate.bytesPerS, now.bytesPerS), bytes: now.bytes });
+      return;
+    }
+    if (role !== "leecher") return;
+    const { path, reason } = choosePath({
+      policy,
+      current: "direct",
+      sinceSwitchMs: performance.now() - direct.sinceMs,
+      direct: {
+        state: "connected",
+        rttMs: direct.network.rttMs,
+        bytesPerS: this.#directRate(direct, now),
+        sampleBytes: now.bytes - direct.bytesBefore,
+        lossRatio: undefined,
+        silentForMs: 0,
+        failures: 0,
+      },
+      relayed: {
+        state: "connected",
+        rttMs: 0,
+        bytesPerS: this.#relayedRate.bytesPerS,
+        sampleBytes: this.#relayedRate.bytes,
+        lossRatio: undefined,
+        silentForMs: 0,
+        failures: 0,
+      },
+    });
+    if (path === "relayed") void direct.network.close(reason);
+  }
+
+  /** Its best: a migration that has little to send measures the migration. */
+  #directRate(direct: DirectPath, now: { readonly bytesPerS: number }): number {
+    direct.bestBytesPerS = Math.max(direct.bestBytesPerS, now.bytesPerS);
+    return direct.bestBytesPerS;
+  }
+
+  #failed(failed: string, nat: NatKind | undefined): undefined {
     this.#options.onEvent?.({ event: "pathAttempt", failed, nat: nat ?? "unknown" });
   }
 
@@ -328,7 +382,13 @@ export class PathManager implements SessionPort {
   #adopt(network: DirectNetwork, attempt: Uint8Array): DirectPath {
     const { role, onEvent } = this.#options;
     const former = this.#direct;
-    const path = { network, attempt, sinceMs: performance.now() };
+    const path: DirectPath = {
+      network,
+      attempt,
+      sinceMs: performance.now(),
+      bytesBefore: this.#options.measure?.().bytes ?? 0,
+      bestBytesPerS: 0,
+    };
     this.#direct = path;
     void former?.network.close("another direct path took its place");
     const { remote, rttMs } = network;

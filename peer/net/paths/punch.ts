@@ -20,7 +20,7 @@
  */
 import { createHmac, randomBytes, timingSafeEqual } from "node:crypto";
 import type { Role } from "../../../relay/protocol/ids.ts";
-import type { Candidate } from "./candidates.ts";
+import type { Candidate } from "./candidate.ts";
 import type { DatagramSocket, SocketAddress } from "./datagram.ts";
 
 const MAGIC = [0xd6, 0x4d, 0x46, 0x01];

@@ -4,9 +4,10 @@
  * @module
  */
 import type { Ticket } from "../../../relay/protocol/ticket.ts";
+import type { MigrationProgress } from "../../migration/events.ts";
 import type { RelayControl } from "../relay-control.ts";
 import type { SocketAddress } from "./datagram.ts";
-import { PathManager, type PathEvent } from "./path-manager.ts";
+import { PathManager, type PathEvent, type PathManagerOptions } from "./path-manager.ts";
 import type { PathPolicy } from "./path-policy.ts";
 import { UdpDialer } from "./udp-dialer.ts";
 
@@ -22,16 +23,24 @@ export function openPaths(
   session: RelayControl,
   { role, sessionId, secret, relayUrl }: Ticket,
   options: PathOptions & {
-    readonly bytesPerS: () => number;
+    readonly measure: NonNullable<PathManagerOptions["measure"]>;
     readonly onEvent: (event: PathEvent) => void;
   },
 ): PathManager {
-  const { policy, port, configured, bytesPerS, onEvent } = options;
+  const { policy, port, configured, measure, onEvent } = options;
   const dialer = new UdpDialer({
     relayUrl,
     discovery: () => session.discovery,
     port,
     configured,
   });
-  return new PathManager({ role, session, sessionId, secret, policy, dialer, bytesPerS, onEvent });
+  return new PathManager({ role, session, sessionId, secret, policy, dialer, measure, onEvent });
+}
+
+/** What a migration's progress says of the path. */
+export function measured(progress: MigrationProgress | undefined): {
+  readonly bytesPerS: number;
+  readonly bytes: number;
+} {
+  return { bytesPerS: progress?.bytesPerS ?? 0, bytes: progress?.bytesSent ?? 0 };
 }

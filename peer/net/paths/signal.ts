@@ -11,7 +11,7 @@ import { createCipheriv, createDecipheriv, hkdfSync, randomBytes } from "node:cr
 import { ByteReader, ByteWriter } from "../../../relay/protocol/bytes.ts";
 import { formatIpAddress, parseIpAddress } from "../../../relay/protocol/ip-address.ts";
 import type { Role } from "../../../relay/protocol/ids.ts";
-import { CANDIDATE_KINDS, type Candidate } from "./candidates.ts";
+import { CANDIDATE_KINDS, type Candidate } from "./candidate.ts";
 import { CANDIDATES_MAX } from "./limits.ts";
 
 export const NONCE_BYTES = 16;

@@ -7,12 +7,8 @@ import { lookup } from "node:dns/promises";
 import { isIP } from "node:net";
 import { networkInterfaces } from "node:os";
 import { parseRelayUrl } from "../address.ts";
-import {
-  hostCandidates,
-  isForbiddenAddress,
-  mergeCandidates,
-  type Candidate,
-} from "./candidates.ts";
+import type { Candidate, NatKind } from "./candidate.ts";
+import { hostCandidates, isForbiddenAddress, mergeCandidates } from "./candidates.ts";
 import type { SocketAddress } from "./datagram.ts";
 import type {
   ConnectRequest,
@@ -21,7 +17,7 @@ import type {
   DirectNetwork,
 } from "./direct-dialer.ts";
 import { DirectSocket } from "./direct-socket.ts";
-import { discover, type NatClass } from "./discovery.ts";
+import { discover } from "./discovery.ts";
 import { punch } from "./punch.ts";
 
 export interface UdpDialerOptions {
@@ -63,7 +59,7 @@ export class UdpDialer implements DirectDialer {
   async #discover(
     socket: DirectSocket,
     signal: AbortSignal,
-  ): Promise<{ reflexive: readonly Candidate[]; nat: NatClass | undefined }> {
+  ): Promise<{ reflexive: readonly Candidate[]; nat: NatKind | undefined }> {
     const offered = this.#options.discovery();
     if (offered === undefined) return { reflexive: [], nat: undefined };
     const { host } = parseRelayUrl(this.#options.relayUrl);
@@ -82,9 +78,9 @@ export class UdpDialer implements DirectDialer {
 class UdpEndpoint implements DirectEndpoint {
   readonly #socket: DirectSocket;
   readonly candidates: readonly Candidate[];
-  readonly nat: NatClass | undefined;
+  readonly nat: NatKind | undefined;
 
-  constructor(socket: DirectSocket, candidates: readonly Candidate[], nat: NatClass | undefined) {
+  constructor(socket: DirectSocket, candidates: readonly Candidate[], nat: NatKind | undefined) {
     this.#socket = socket;
     this.candidates = candidates;
     this.nat = nat;

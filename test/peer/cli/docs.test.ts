@@ -2,6 +2,7 @@ import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import { describe, expect, test } from "vitest";
 import { COMMON_OPTIONS, commandHelp, type CommandSpec } from "../../../peer/cli/command-line.ts";
+import { doctorSpec } from "../../../peer/cli/doctor.ts";
 import { leechSpec } from "../../../peer/cli/leech.ts";
 import { loginSpec } from "../../../peer/cli/login.ts";
 import { recoverSpec } from "../../../peer/cli/recover.ts";
@@ -23,6 +24,7 @@ const specs: readonly CommandSpec[] = [
   verifySpec,
   sessionsSpec,
   loginSpec,
+  doctorSpec,
   shimSpec,
 ];
 
