@@ -3,6 +3,8 @@
  *
  * @module
  */
+import { isIPv6 } from "node:net";
+
 import { messageOf, type WebTransportSessionLike } from "../protocol/web-stream.ts";
 import type { WebTransportListen } from "./webtransport.ts";
 
@@ -61,8 +63,8 @@ async function listen(
   options: Parameters<WebTransportListen>[0],
 ): ReturnType<WebTransportListen> {
   const server = new WebTransportServer({
-    // It puts the port behind it as it is.
-    host: options.host.includes(":") ? `[${options.host}]` : options.host,
+    // It joins host and port with a colon.
+    host: isIPv6(options.host) ? `[${options.host}]` : options.host,
     port: options.port,
     cert: options.certificate.certificatePath,
     key: options.certificate.privateKeyPath,

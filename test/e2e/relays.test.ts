@@ -1,6 +1,8 @@
 /**
  * The same relay on another runtime, and on another database.
  */
+import { networkInterfaces } from "node:os";
+
 import { expect, test } from "vitest";
 
 import { startPostgres } from "../support/postgres.ts";
@@ -49,4 +51,19 @@ test("a relay on PostgreSQL carries a migration, and a second relay knows of it"
   const listed = await stage.run(["sessions", "list"]);
   expect(listed.stderr).toBe("");
   expect(listed.stdout).toMatch(/ done +destination +100 % of 12\.0 MiB +source-auto$/m);
+});
+
+// The library for WebTransport joins host and port with a colon: without brackets the relay did not start.
+test("a relay at an IPv6 address carries a migration over each kind of link", async (ctx) => {
+  if (
+    !Object.values(networkInterfaces())
+      .flat()
+      .some((each) => each?.address === "::1")
+  ) {
+    ctx.skip("no IPv6 on this host");
+  }
+  await using stage = await Stage.open();
+  await stage.relay({ args: ["--listen", "[::1]:0"] });
+  expect(await migrate(stage, "websocket")).toBe("websocket");
+  expect(await migrate(stage, "webtransport")).toBe("webtransport");
 });

@@ -7,6 +7,7 @@
  */
 import { execFile, execFileSync } from "node:child_process";
 import { readFileSync, readdirSync } from "node:fs";
+import { constants } from "node:os";
 import { promisify } from "node:util";
 
 const run = promisify(execFile);
@@ -18,9 +19,9 @@ const own = new Set<Namespaces>();
 const cleanUp = (): void => {
   for (const each of own) each.removeNow();
 };
+/** By `exit`, for which others wait as well: a signal's own end would leave the programs that run on the nodes. */
 const leave = (signal: NodeJS.Signals): void => {
-  cleanUp();
-  process.kill(process.pid, signal);
+  process.exit(128 + constants.signals[signal]);
 };
 
 /** The namespaces of one lab. */
