@@ -175,9 +175,9 @@ describe("PendingStream", () => {
     const stream = new FakeStream();
     const opening = Promise.withResolvers<ByteStream>();
     const pending = new PendingStream(opening.promise);
-    pending.abort("CANCELLED", "not wanted");
-    await expect(pending.write(Uint8Array.of(1))).rejects.toMatchObject({ code: "CANCELLED" });
+    pending.abort("PEER_GONE", "not wanted");
+    await expect(pending.write(Uint8Array.of(1))).rejects.toMatchObject({ code: "PEER_GONE" });
     opening.resolve(stream);
-    expect(await pending.closed).toEqual({ code: "CANCELLED", reason: "not wanted" });
+    expect(await pending.closed).toEqual({ code: "PEER_GONE", reason: "not wanted" });
   });
 });
