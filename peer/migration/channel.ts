@@ -106,15 +106,20 @@ export function openSeederChannel(
   network.warm?.(FIRST_DATA_STREAM + DATA_STREAMS_DEFAULT);
   return openChannel(network, "seeder", async (opening) => {
     const stream = await opening.control();
-    const keys = await handshake.seeder(stream, opening.reader(stream), context, (known) => {
-      opening.streams(known.dataStreams);
+    let isTold = false;
+    const begin = (keys: ChannelKeys): void => {
+      if (isTold) return;
+      isTold = true;
+      opening.streams(keys.dataStreams);
       if (offer === undefined) return;
       // Lost: the reader sees it.
       opening
-        .seal(stream, CONTROL_STREAM, known)
+        .seal(stream, CONTROL_STREAM, keys)
         .send(encodeMessage(offer))
         .catch(() => {});
-    });
+    };
+    const keys = await handshake.seeder(stream, opening.reader(stream), context, begin);
+    begin(keys);
     return keys;
   });
 }
