@@ -533,7 +533,7 @@ export interface NativeAddon {
    * Raises the buffers of a socket as far as this process may: past `net.core.rmem_max` as root only. Never lowers
    * one.
    *
-   * @returns The usable bytes as they are now; negative for what is no socket.
+   * @returns The usable bytes as they are now; 0 for what is no socket.
    */
   setSocketBuffers(
     fd: number,

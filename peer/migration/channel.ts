@@ -108,15 +108,20 @@ export function openSeederChannel(
   network.warm?.(FIRST_DATA_STREAM + DATA_STREAMS_DEFAULT);
   return openChannel(network, "seeder", async (opening) => {
     const stream = await opening.control();
-    const keys = await handshake.seeder(stream, opening.reader(stream), context, (known) => {
-      opening.streams(known.dataStreams);
+    let isTold = false;
+    const begin = (keys: ChannelKeys): void => {
+      if (isTold) return;
+      isTold = true;
+      opening.streams(keys.dataStreams);
       if (offer === undefined) return;
       // Lost: the reader sees it.
       opening
-        .seal(stream, CONTROL_STREAM, known)
+        .seal(stream, CONTROL_STREAM, keys)
         .send(encodeMessage(offer))
         .catch(() => {});
-    });
+    };
+    const keys = await handshake.seeder(stream, opening.reader(stream), context, begin);
+    begin(keys);
     return keys;
   });
 }
@@ -201,7 +206,9 @@ class Opening {
   } {
     const controlStream = this.#control;
     const [urgent, ...data] = this.#others;
-    if (controlStream === undefined || urgent === undefined) throw new Error("a stream is missing");
+    if (controlStream === undefined || urgent === undefined) {
+      throw new MigrationError("CHANNEL_REFUSED", "the other peer asked for streams too late");
+    }
     return {
       controlStream,
       control: this.seal(controlStream, CONTROL_STREAM, keys),

@@ -85,7 +85,7 @@ const FLAWLESS = {
 };
 
 const variants = [
-  { name: "by default", args: [], expected: { path: "webtransport", export: "fuse" } },
+  { name: "by default", args: [], expected: { path: "websocket", export: "fuse" } },
   {
     name: "over WebSocket",
     args: ["--link", "websocket"],
@@ -99,7 +99,7 @@ const variants = [
   {
     name: "without an export",
     args: ["--no-export"],
-    expected: { path: "webtransport", export: "none" },
+    expected: { path: "websocket", export: "none" },
   },
 ] as const;
 

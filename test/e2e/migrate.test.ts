@@ -55,23 +55,23 @@ describe("memferry seed and leech", () => {
     expect(path).toBe("webtransport");
   });
 
-  test("--link auto finds WebTransport, and each peer may have another kind", async () => {
-    expect(await migrate(3 * MIB + 17, [], [])).toBe("webtransport");
+  test("--link auto takes WebSocket, and each peer may have another kind", async () => {
+    expect(await migrate(3 * MIB + 17, [], [])).toBe("websocket");
     expect(await migrate(3 * MIB + 17, ["--link", "websocket"], ["--link", "webtransport"])).toBe(
       "webtransport",
     );
   });
 
   test.for(["4KiB", "1MiB", "4MiB"])("--chunk %s", async (chunk) => {
-    expect(await migrate(24 * MIB + 4_097, ["--chunk", chunk], [])).toBe("webtransport");
+    expect(await migrate(24 * MIB + 4_097, ["--chunk", chunk], [])).toBe("websocket");
   });
 
   test.for([1, 4_095, 65_536, 65_537])("a region of %d bytes", async (bytes) => {
-    expect(await migrate(bytes, [], [])).toBe("webtransport");
+    expect(await migrate(bytes, [], [])).toBe("websocket");
   });
 
   test.for(["precopy", "postcopy"])("--mode %s", async (mode) => {
-    expect(await migrate(24 * MIB + 999, [], ["--mode", mode])).toBe("webtransport");
+    expect(await migrate(24 * MIB + 999, [], ["--mode", mode])).toBe("websocket");
   });
 
   test("--overwrite replaces an existing file of the same size", async () => {

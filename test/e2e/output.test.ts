@@ -50,7 +50,7 @@ test("--json prints one object a line, and the documented events in their order"
     expect(number(done, "bytesTotal")).toBe(3_000_001);
     expect(number(done, "bytesWire")).toBeGreaterThan(0);
     expect(number(done, "rounds")).toBeGreaterThanOrEqual(1);
-    expect(text(done, "path")).toBe("webtransport");
+    expect(text(done, "path")).toBe("websocket");
     expect(text(done, "rootHash")).toBe(text(leecher.last("done"), "rootHash"));
   }
 });
@@ -93,7 +93,7 @@ test("without options a person reads the ticket on standard output and the story
   expect(result.stdout).toBe("");
   for (const stderr of [result.stderr, seeder.stderr]) {
     expect(stderr).toMatch(
-      /connected over webtransport, fingerprint [0-9a-f]{4}-[0-9a-f]{4}: source, 2\.9 MiB/,
+      /connected over websocket, fingerprint [0-9a-f]{4}-[0-9a-f]{4}: source, 2\.9 MiB/,
     );
     expect(stderr).toMatch(/committed: the destination owns the region now/);
     expect(stderr).toMatch(/done in .*, downtime .*, root [0-9a-f]{16}\n$/);

@@ -44,7 +44,7 @@ test("a relay on PostgreSQL carries a migration, and a second relay knows of it"
   const databaseUrl = await postgres.createDatabase();
   await using stage = await Stage.open();
   const first = await stage.relay({ databaseUrl });
-  expect(await migrate(stage, "auto")).toBe("webtransport");
+  expect(await migrate(stage, "auto")).toBe("websocket");
   first.program.kill("SIGTERM");
   await first.program.expectExit(0);
   await stage.relay({ databaseUrl });
