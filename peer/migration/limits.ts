@@ -50,3 +50,5 @@ export const CHUNKS_MAX = 1 << 28;
 export const KNOWS_CHUNKS_MAX = 1_024;
 /** Epochs that a seeder may use before it must write its journal again. */
 export const EPOCHS_RESERVED = 4_096;
+/** Dirty bytes that are hashed while the workload stands still; beyond, the root is compared at the end only. */
+export const HASH_SUSPENDED_BYTES_MAX = 256 * 1024 * 1024;

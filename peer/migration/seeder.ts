@@ -32,6 +32,7 @@ import { KnownChunks } from "./known-chunks.ts";
 import {
   CHANNEL_FAILURES_MAX,
   FINALIZE_DEADLINE_MS,
+  HASH_SUSPENDED_BYTES_MAX,
   HOOK_DEADLINE_MS,
   REVOKE_COURTESY_MS,
 } from "./limits.ts";
@@ -46,8 +47,6 @@ import { hasMoved, type Ownership } from "./session-port.ts";
 /** Between two looks for dirty chunks: shorter rounds would be all overhead. */
 const ROUND_INTERVAL_MS = 200;
 const CHECKPOINT_INTERVAL_MS = 5_000;
-/** Dirty bytes that are hashed while the workload stands still; beyond, the root is compared at the end only. */
-const HASH_SUSPENDED_BYTES_MAX = 256 * 1024 * 1024;
 
 export class Seeder {
   readonly #options: SeederOptions;

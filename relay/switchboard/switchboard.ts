@@ -37,6 +37,7 @@ import {
   INDEX_BYTES_WAITING_MAX,
   RECORDS_WAITING_MAX,
 } from "./limits.ts";
+import { atMost } from "./at-most.ts";
 import { verifies, type VerifyProof } from "./proof.ts";
 import { refuse } from "./refusal.ts";
 import { SessionRecords } from "./record-lane.ts";
@@ -589,13 +590,4 @@ export class Switchboard {
   #changed(room: Room): void {
     for (const listener of this.#listeners) listener(room.sessionId);
   }
-}
-
-async function atMost(ms: number, work: Promise<unknown>): Promise<void> {
-  let timer;
-  const late = new Promise((resolve) => {
-    timer = setTimeout(resolve, ms);
-  });
-  await Promise.race([work, late]);
-  clearTimeout(timer);
 }
