@@ -34,8 +34,7 @@ int raise(int fd, int bytes, int forced, int plain) {
       ::setsockopt(fd, SOL_SOCKET, forced, &bytes, sizeof bytes) != 0) {
     ::setsockopt(fd, SOL_SOCKET, plain, &bytes, sizeof bytes);
   }
-  const int now = optionOf(fd, SOL_SOCKET, plain);
-  return now < 0 ? now : now / 2;
+  return optionOf(fd, SOL_SOCKET, plain) / 2;
 }
 
 std::string congestionControlOf(int fd) {
