@@ -435,6 +435,8 @@ export interface DirectSocket {
   readonly port: number;
   /** What ended the connection, in one line; undefined while it goes on. */
   readonly closeReason: string | undefined;
+  /** What the side that ended it gave with the reason. */
+  readonly closeCode: number;
   /** Best effort. `false` if the address is none. */
   send(bytes: Uint8Array, address: string, port: number): boolean;
   /** `false` if the address is none, or there is or was a connection. */
@@ -447,8 +449,8 @@ export interface DirectSocket {
   read(stream: number, most: number): Uint8Array | null | undefined;
   poll(): DirectEvents;
   stats(): DirectStats;
-  /** @param settle Waits up to 3 s for what was written to arrive. Idempotent. */
-  close(reason: string, settle?: boolean): Promise<void>;
+  /** @param code 16 bits, for the other side. @param settle Waits up to 3 s for what was written to arrive. Idempotent. */
+  close(reason: string, code?: number, settle?: boolean): Promise<void>;
 }
 
 /** Whether this host has userfaultfd for us. */

@@ -31,6 +31,7 @@ import { RelayError, systemCode } from "./errors.ts";
 import type { Log } from "./log.ts";
 import { createMetrics, type Metrics } from "./metrics.ts";
 import { lockDirectory } from "./runtime/directory-lock.ts";
+import { kernelHints } from "./runtime/kernel-hints.ts";
 import { packageVersion, runtimeName, type RuntimeName } from "./runtime/runtime.ts";
 import { saveUserConfig, writeWhole } from "./runtime/user-config.ts";
 import { Switchboard } from "./switchboard/switchboard.ts";
@@ -242,6 +243,10 @@ async function start(
     log("warn", "no WebTransport: peers use WebSocket", {
       reason: listener.webTransport.unavailable,
     });
+  }
+  const isWebTransport = !("unavailable" in listener.webTransport);
+  for (const hint of kernelHints({ webTransport: isWebTransport })) {
+    log("info", "this host's kernel could be faster over distance", { ...hint });
   }
   undo.push(await takeCare({ database, store, changes, log, url, version, switchboard }));
 

@@ -6,6 +6,9 @@
 namespace memferry::direct {
 namespace {
 
+// Numbers of relay/protocol/errors.ts: FRAME_MALFORMED, DEADLINE_EXCEEDED.
+constexpr uint16_t kMalformed = 2;
+constexpr uint16_t kSilent = 17;
 constexpr uint64_t kForever = UINT64_MAX;
 // So long may an acknowledgement wait for a second packet.
 constexpr uint64_t kAckDelay = 2'000;
@@ -79,7 +82,7 @@ bool Connection::receive(const uint8_t* data, size_t length, uint64_t now, bool&
   }
   bool eliciting = false;
   if (!frames(reader, now, eliciting)) {
-    close(1, "the other peer broke the protocol of the direct path");
+    close(kMalformed, "the other peer broke the protocol of the direct path");
     return true;
   }
   if (eliciting) {
@@ -120,7 +123,6 @@ bool Connection::frames(Reader& reader, uint64_t now, bool& eliciting) {
         const uint8_t* text = reader.bytes(length);
         if (!text || length > kReasonBytesMax) return false;
         closed_ = true;
-        closedByPeer_ = true;
         closeCode_ = code;
         closeReason_.assign(reinterpret_cast<const char*>(text), length);
         break;
@@ -272,7 +274,7 @@ uint64_t Connection::probeTimeout() const {
 void Connection::tick(uint64_t now) {
   if (closed_) return;
   if (now - heardAt_ > kSilenceMax) {
-    close(2, "the other peer is silent");
+    close(kSilent, "the other peer is silent");
     return;
   }
   uint64_t lostBytes = 0;

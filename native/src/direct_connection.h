@@ -87,7 +87,6 @@ class Connection {
   // Says so to the other side. Nothing works afterwards.
   void close(uint16_t code, std::string reason);
   bool closed() const { return closed_; }
-  bool closedByPeer() const { return closedByPeer_; }
   uint16_t closeCode() const { return closeCode_; }
   const std::string& closeReason() const { return closeReason_; }
   ConnectionStats stats(uint64_t now) const;
@@ -169,7 +168,6 @@ class Connection {
   uint64_t mtuProbeAt_ = 0;
 
   bool closed_ = false;
-  bool closedByPeer_ = false;
   unsigned closesDue_ = 0;
   uint16_t closeCode_ = 0;
   std::string closeReason_;

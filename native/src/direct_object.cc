@@ -25,6 +25,7 @@ Napi::Function DirectObject::define(Napi::Env env) {
                      {
                          InstanceAccessor<&DirectObject::port>("port", napi_enumerable),
                          InstanceAccessor<&DirectObject::closeReason>("closeReason", napi_enumerable),
+                         InstanceAccessor<&DirectObject::closeCode>("closeCode", napi_enumerable),
                          InstanceMethod<&DirectObject::send>("send"),
                          InstanceMethod<&DirectObject::connect>("connect"),
                          InstanceMethod<&DirectObject::write>("write"),
@@ -69,7 +70,7 @@ Napi::Value DirectObject::open(const Napi::CallbackInfo& info) {
   self->bridge_ = environment->bridge;
   *sink = Napi::Persistent(onWake.As<Napi::Function>());
   self->onWake_ = sink;
-  environment->onTeardown(self, Environment::Kind::mount, [socket] { socket->stop(false, "the process ends"); });
+  environment->onTeardown(self, Environment::Kind::mount, [socket] { socket->stop(false, 0, "the process ends"); });
   self->socket_ = std::move(socket);
   self->Ref();
   return made;
@@ -205,17 +206,22 @@ Napi::Value DirectObject::closeReason(const Napi::CallbackInfo& info) {
   return reason.empty() ? info.Env().Undefined() : Napi::String::New(info.Env(), reason);
 }
 
+Napi::Value DirectObject::closeCode(const Napi::CallbackInfo& info) {
+  return Napi::Number::New(info.Env(), socket_ ? socket_->closeCode() : 0);
+}
+
 Napi::Value DirectObject::close(const Napi::CallbackInfo& info) {
   const Napi::Env env = info.Env();
   Arguments arguments(env);
   const std::string reason = arguments.string(info[0], "reason");
-  const bool settle = arguments.boolean(info[1], "settle", false);
+  const auto code = static_cast<uint16_t>(arguments.integer(info[1], "code", 0, UINT16_MAX, 0));
+  const bool settle = arguments.boolean(info[2], "settle", false);
   if (arguments.ok() && !bridge_) arguments.refuse("make sockets with openDirectSocket()");
   if (!arguments.ok()) return env.Undefined();
   return endLater(
       bridge_, info.This(), "memferry-dir-st",
-      [socket = socket_, reason, settle] {
-        if (socket) socket->stop(settle, reason);
+      [socket = socket_, reason, code, settle] {
+        if (socket) socket->stop(settle, code, reason);
       },
       [this] { release(); });
 }

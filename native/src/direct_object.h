@@ -28,6 +28,7 @@ class DirectObject : public Napi::ObjectWrap<DirectObject> {
   Napi::Value read(const Napi::CallbackInfo& info);
   Napi::Value poll(const Napi::CallbackInfo& info);
   Napi::Value stats(const Napi::CallbackInfo& info);
+  Napi::Value closeCode(const Napi::CallbackInfo& info);
   Napi::Value closeReason(const Napi::CallbackInfo& info);
   Napi::Value close(const Napi::CallbackInfo& info);
   void release();

@@ -132,7 +132,7 @@ std::shared_ptr<DirectSocket> DirectSocket::open(uint16_t port, std::function<vo
 }
 
 DirectSocket::~DirectSocket() {
-  stop(false, "gone");
+  stop(false, 0, "gone");
   for (const int fd : {socket_, wakeUp_, timer_, poll_}) {
     if (fd >= 0) ::close(fd);
   }
@@ -250,9 +250,9 @@ std::string DirectSocket::closeReason() {
   return connection_ && connection_->closed() ? connection_->closeReason() : std::string();
 }
 
-bool DirectSocket::closedByPeer() {
+uint16_t DirectSocket::closeCode() {
   const std::lock_guard lock(mutex_);
-  return connection_ && connection_->closedByPeer();
+  return connection_ && connection_->closed() ? connection_->closeCode() : 0;
 }
 
 DirectSocket::Datagram DirectSocket::remote() {
@@ -260,14 +260,14 @@ DirectSocket::Datagram DirectSocket::remote() {
   return {{}, textOf(remote_), ntohs(remote_.sin6_port)};
 }
 
-void DirectSocket::stop(bool settle, const std::string& reason) {
+void DirectSocket::stop(bool settle, uint16_t code, const std::string& reason) {
   std::unique_lock lock(mutex_);
   if (settle && connection_ && !stopping_) {
     changed_.wait_for(lock, kSettleTime, [this] { return connection_->settled() || connection_->closed() || stopping_; });
   }
   if (!stopping_) {
     stopping_ = true;
-    if (connection_) connection_->close(0, reason);
+    if (connection_) connection_->close(code, reason);
     lock.unlock();
     kick();
     if (thread_.joinable()) thread_.join();

@@ -51,11 +51,11 @@ class DirectSocket {
   direct::ConnectionStats stats();
   // What ended it; empty while it goes on.
   std::string closeReason();
-  bool closedByPeer();
+  uint16_t closeCode();
   // Where the other side is now.
   Datagram remote();
   // Sends what is written (for a bounded time) if `settle`, says why to the other side, and stops. Idempotent; blocks.
-  void stop(bool settle, const std::string& reason);
+  void stop(bool settle, uint16_t code, const std::string& reason);
 
  private:
   DirectSocket() = default;

@@ -24,6 +24,7 @@ export const PATH_OPTIONS = {
     repeatable: true,
     help: "where a firewall forwards UDP to --direct-port; may be given 4 times",
   },
+  "port-mapping": { help: "ask this network's router to let the direct path's port in (NAT-PMP)" },
 } as const satisfies Readonly<Record<string, OptionSpec>>;
 
 /** @throws MigrationError `USAGE` */
@@ -43,6 +44,7 @@ export function pathOptions(args: Arguments): PathOptions {
     policy: args.oneOf("path", PATH_POLICIES, "auto"),
     port: port === undefined ? undefined : Number(port),
     configured,
+    portMapping: args.flag("port-mapping"),
   };
 }
 

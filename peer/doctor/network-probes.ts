@@ -3,7 +3,6 @@
  *
  * @module
  */
-import { routedTcp } from "../net/proxy.ts";
 import { execFile } from "node:child_process";
 import { createSocket } from "node:dgram";
 import { lookup } from "node:dns/promises";
@@ -16,13 +15,13 @@ import { promisify } from "node:util";
 import { fromBase64Url, toHex } from "../../relay/protocol/bytes.ts";
 import { messageOf } from "../../relay/protocol/errors.ts";
 import { proxyEnvironment } from "../config.ts";
-import { parseRelayUrl, type RelayAddress } from "../net/address.ts";
+import { connectionError, parseRelayUrl, type RelayAddress } from "../net/address.ts";
 import { ApiClient } from "../net/api-client.ts";
-import { connectionError } from "../net/address.ts";
 import { LinkError } from "../net/errors.ts";
 import type { DialOptions, Link } from "../net/link.ts";
 import { dgramSocket } from "../net/paths/dgram-socket.ts";
 import { discover } from "../net/paths/discovery.ts";
+import { proxyFor, routedTcp } from "../net/proxy.ts";
 import { currentPins, withCurrentPins, type PinnedRelay } from "../net/relay-pins.ts";
 import { connectPinned, destroyLater, presentedCertificateHash } from "../net/tls.ts";
 import { dialWebSocket } from "../net/websocket-link.ts";
@@ -54,7 +53,7 @@ const skipped = (message: string): { readonly problem: { code: string; message: 
 export async function probeNetwork(relay: RelayToProbe): Promise<NetworkSnapshot> {
   const address = parseRelayUrl(relay.url);
   const name = await probed(RESOLVE_DEADLINE_MS, () => resolve(address.host));
-  const proxy = proxyInUse();
+  const proxy = proxyInUse(address);
   const base = { url: relay.url, host: address.host, port: address.port, proxy, name };
   const [tcp, mtu, beyond] = await Promise.all([
     probeTcp(name, address.port),
@@ -306,14 +305,12 @@ async function learntMtu(address: string): Promise<number | undefined> {
   }
 }
 
-function proxyInUse(): string | undefined {
-  const { proxy } = proxyEnvironment();
-  if (proxy === undefined || proxy === "") return undefined;
+function proxyInUse(address: RelayAddress): string | undefined {
   try {
-    // Its host alone: it may hold a password.
-    return new URL(proxy.includes("://") ? proxy : `http://${proxy}`).host;
+    return proxyFor(address, proxyEnvironment())?.text;
   } catch {
-    return "one that is not a URL";
+    // The connection fails with the reason.
+    return "something that is no URL of a proxy";
   }
 }
 

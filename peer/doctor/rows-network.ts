@@ -29,13 +29,13 @@ export function networkRows(network: NetworkSnapshot, host: HostSnapshot): Row[]
   ];
 }
 
-const row = (
-  id: string,
-  what: string,
-  status: RowStatus,
-  found: string,
-  cure?: string | undefined,
-): Row => ({ id, what, status, found: printable(found), cure });
+const row = (id: string, what: string, status: RowStatus, found: string, cure?: string): Row => ({
+  id,
+  what,
+  status,
+  found: printable(found),
+  cure,
+});
 
 /** Some of it is another's words: nothing of them may steer a terminal. */
 function printable(text: string): string {
@@ -142,6 +142,10 @@ function tlsRow({ tls, tcp, proxy, url, host, port }: NetworkSnapshot): Row {
           found,
           `compare with what the relay printed, then: memferry login ${url} --certificate-hash SHA256`,
         );
+      case "PROXY_INVALID":
+      case "PROXY_UNREACHABLE":
+      case "PROXY_REFUSED":
+        return row("tls", what, "fail", found, `NO_PROXY=${host}, or correct HTTPS_PROXY`);
       default:
         return row(
           "tls",
@@ -170,7 +174,7 @@ function short(hash: string): string {
   return `${hash.slice(0, 12)}...`;
 }
 
-function webSocketRow({ webSocket, webTransport, port, proxy }: NetworkSnapshot): Row {
+function webSocketRow({ webSocket, webTransport, url, proxy }: NetworkSnapshot): Row {
   const what = "WebSocket";
   if ("value" in webSocket)
     return row("websocket", what, "ok", `opens in ${millis(webSocket.value)}`);
@@ -178,7 +182,7 @@ function webSocketRow({ webSocket, webTransport, port, proxy }: NetworkSnapshot)
   if (isSkipped(problem)) return row("websocket", what, "unknown", problem.message);
   const cure =
     proxy === undefined
-      ? `curl -sk https://HOST:${port}/livez tells what answers there: a reverse proxy must pass Upgrade on /link`
+      ? `curl -sk ${url}/livez tells what answers there: a reverse proxy must pass Upgrade on /link`
       : "let the proxy pass CONNECT without looking inside, or name the relay in NO_PROXY";
   return row("websocket", what, isUp(webTransport) ? "warn" : "fail", problem.message, cure);
 }

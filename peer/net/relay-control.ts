@@ -19,7 +19,12 @@ import {
 } from "../../relay/protocol/frame.ts";
 import { messageOf, ProtocolError } from "../../relay/protocol/errors.ts";
 import type { Role, SessionState } from "../../relay/protocol/ids.ts";
-import { CONTROL_FRAME_BYTES_MAX, HEARTBEAT_MS } from "../../relay/protocol/limits.ts";
+import {
+  CONTROL_FRAME_BYTES_MAX,
+  HEARTBEAT_MS,
+  SILENCE_LOOK_MS,
+  SILENCE_MAX_MS,
+} from "../../relay/protocol/limits.ts";
 import { MessageReader, readFrame, writeFrame } from "../../relay/protocol/message-stream.ts";
 import type { ByteStream, LinkKind } from "../../relay/protocol/stream.ts";
 import type { Ticket } from "../../relay/protocol/ticket.ts";
@@ -38,8 +43,6 @@ const RECONNECT_IN_MS_MAX = 60_000;
 const WELCOME_MS = 10_000;
 /** How long leaving waits for the relay to have heard the last reports. */
 const GOODBYE_MS = 3_000;
-/** A side that was silent for this long is gone. */
-const SILENCE_MAX_MS = 3 * HEARTBEAT_MS;
 
 const EARLY_SIGNALS_MAX = 8;
 
@@ -387,18 +390,20 @@ export class RelayControl {
 
   /** Handles frames until the connection ends, which is always an error. */
   async #serve(connection: Connection): Promise<never> {
-    const heartbeat = setInterval(() => {
+    const looking = setInterval(() => {
       if (performance.now() - this.#heardAtMs > SILENCE_MAX_MS) {
         connection.stream.abort("DEADLINE_EXCEEDED", "the relay is silent");
         void connection.link.close("DEADLINE_EXCEEDED", "the relay is silent");
-        return;
       }
+    }, SILENCE_LOOK_MS);
+    const heartbeat = setInterval(() => {
       this.#rtt.sent();
       this.#report({ kind: "ping", nonce: 0 });
     }, HEARTBEAT_MS);
     try {
       for (;;) this.#handle(await this.#frame(connection.reader), connection);
     } finally {
+      clearInterval(looking);
       clearInterval(heartbeat);
     }
   }

@@ -15,7 +15,10 @@ export const STREAM_BUFFER_BYTES_MAX = 1024 * 1024;
 /** Streams of one peer in one pairing: control, urgent, and data. */
 export const STREAMS_PER_PAIRING_MAX = 66;
 /** A peer pings at this interval, and a side that heard nothing for three of them is gone. */
-export const HEARTBEAT_MS = 2_000;
+export const HEARTBEAT_MS = 1_500;
+export const SILENCE_MAX_MS = 3 * HEARTBEAT_MS;
+/** Between two looks at who is silent: a dead path is found within this and `SILENCE_MAX_MS`. */
+export const SILENCE_LOOK_MS = 500;
 /** A stream that waits for its twin is dropped after this time. */
 export const STREAM_PAIRING_DEADLINE_MS = 15_000;
 /** Reports of progress that a peer may send in a second; more are dropped. */

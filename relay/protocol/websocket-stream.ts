@@ -15,7 +15,10 @@ import type { ByteStream } from "./stream.ts";
 /** A larger message from the other side is refused. */
 export const WEBSOCKET_MESSAGE_BYTES_MAX = 1024 * 1024;
 /** Larger writes are split: the relay passes a message on only when all of it is there. */
-const WEBSOCKET_WRITE_BYTES = 64 * 1024;
+const WRITE_BYTES = 64 * 1024;
+/** The same for the first bytes, which a new connection carries a few at a time. */
+const FIRST_WRITE_BYTES = 8 * 1024;
+const FIRST_BYTES = 256 * 1024;
 /** A message may come in this many frames; ours always come in one. */
 export const WEBSOCKET_FRAGMENTS_MAX = 16;
 /** An orderly close or an abort may take this long before the connection is cut. */
@@ -77,6 +80,7 @@ class WebSocketByteStream implements ByteStream {
   readonly #life = new StreamLife();
   readonly #received: ByteQueue;
   readonly #sending = new SendWindow(STREAM_BUFFER_BYTES_MAX);
+  #written = 0;
   #paused = false;
   #ending: Promise<void> | null = null;
   #gone = false;
@@ -99,8 +103,12 @@ class WebSocketByteStream implements ByteStream {
 
   async write(bytes: Uint8Array): Promise<void> {
     if (this.#life.error !== null || this.#ending !== null) throw this.#life.overError();
-    for (let start = 0; start < bytes.length; start += WEBSOCKET_WRITE_BYTES) {
-      void this.#send(bytes.subarray(start, start + WEBSOCKET_WRITE_BYTES));
+    for (let start = 0; start < bytes.length;) {
+      const most = this.#written < FIRST_BYTES ? FIRST_WRITE_BYTES : WRITE_BYTES;
+      const piece = bytes.subarray(start, start + most);
+      this.#written += piece.length;
+      start += piece.length;
+      void this.#send(piece);
     }
     await this.#sending.room();
   }

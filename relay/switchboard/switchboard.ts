@@ -15,9 +15,10 @@ import { CHALLENGE_BYTES, isEnded, STREAM_SECRET_BYTES, type Role } from "../pro
 import type { SessionState } from "../protocol/ids.ts";
 import {
   CONTROL_FRAME_BYTES_MAX,
-  HEARTBEAT_MS,
   PREFACE_BYTES_MAX,
   PREFACE_DEADLINE_MS,
+  SILENCE_LOOK_MS,
+  SILENCE_MAX_MS,
   PROGRESS_PER_SECOND_MAX,
   SIGNALS_AT_ONCE_MAX,
   SIGNALS_PER_SECOND_MAX,
@@ -107,7 +108,7 @@ export class Switchboard {
 
   constructor(options: SwitchboardOptions) {
     this.#options = options;
-    this.#sweep = setInterval(() => this.#dropSilent(), HEARTBEAT_MS);
+    this.#sweep = setInterval(() => this.#dropSilent(), SILENCE_LOOK_MS);
   }
 
   /** Takes a stream over. Never throws. */
@@ -573,7 +574,7 @@ export class Switchboard {
 
   #dropSilent(): void {
     this.#forgetRecords();
-    const oldest = Date.now() - 3 * HEARTBEAT_MS;
+    const oldest = Date.now() - SILENCE_MAX_MS;
     for (const room of this.#rooms.values()) {
       for (const role of ["seeder", "leecher"] as const) {
         const member = room.member(role);

@@ -6,6 +6,8 @@ import { once } from "node:events";
 
 import { expect, test } from "vitest";
 
+import { requireWan, skipUnless } from "../support/requires.ts";
+import { Lab } from "../support/wan/lab.ts";
 import { Stage, type Result, type TestRelay } from "./harness.ts";
 
 interface Check {
@@ -120,4 +122,64 @@ test("doctor without a relay looks at this host", async () => {
   const result = await stage.run(["doctor", "--json"]);
   expect(result.code).toBe(0);
   expect(statusOf(checks(result), "relay", "node", "disk")).toEqual(["unknown", "ok", "ok"]);
+});
+
+test.for(["v4", "v6"] as const)("doctor tells the kind of NAT over IP%s", async (family, ctx) => {
+  skipUnless(ctx, requireWan());
+  await using lab = await Lab.create({
+    nodes: {
+      relay: {},
+      open: {},
+      easy: { nat: "easy" },
+      symmetric: { nat: "symmetric" },
+      blocked: { nat: "udp-blocked" },
+      carrier: { nat: "cgnat" },
+    },
+    link: { delayMs: 5 },
+  });
+  await using stage = await Stage.open();
+  const host = lab.address("relay")[family];
+  const listen = family === "v6" ? `[${host}]:0` : `${host}:0`;
+  await stage.relay({ within: lab.inside("relay"), args: ["--listen", listen] });
+  const doctor = async (node: string): Promise<Map<string, Check>> => {
+    const result = await stage.run(["doctor", "--json"], { within: lab.inside(node) });
+    expect(result.code, node).toBe(0);
+    return checks(result);
+  };
+  const nats: Record<string, string | undefined> = {};
+  for (const node of ["open", "easy", "symmetric", "carrier"]) {
+    nats[node] = (await doctor(node)).get("nat")?.found.replace(/;.*| only.*/, "");
+  }
+  const ip = family === "v4" ? "IPv4" : "IPv6";
+  expect(nats).toEqual({
+    open: `${ip}: none`,
+    easy: `${ip}: endpoint-independent`,
+    symmetric: `${ip}: endpoint-dependent:`,
+    carrier: `${ip}: endpoint-independent`,
+  });
+  const blocked = await doctor("blocked");
+  expect(statusOf(blocked, "websocket", "webtransport", "udp", "nat")).toEqual([
+    "ok",
+    "warn",
+    "warn",
+    "unknown",
+  ]);
+});
+
+test("doctor tells of a proxy that does not answer, and shows none of its password", async () => {
+  await using stage = await Stage.open();
+  await stage.relay();
+  const { server, port } = await silentServer();
+  server.close();
+  const proxy = `http://somebody:secret-word@127.0.0.1:${port}`;
+  const result = await stage.run(["doctor", "--json"], { environment: { HTTPS_PROXY: proxy } });
+  expect(result.code).toBe(1);
+  const found = checks(result);
+  expect(statusOf(found, "tcp", "proxy", "tls")).toEqual(["ok", "warn", "fail"]);
+  expect(found.get("proxy")?.found).toContain(`127.0.0.1:${port}`);
+  expect(result.stdout + result.stderr).not.toContain("secret-word");
+  const past = await stage.run(["doctor", "--json"], {
+    environment: { HTTPS_PROXY: proxy, NO_PROXY: "127.0.0.1" },
+  });
+  expect(past.code).toBe(0);
 });

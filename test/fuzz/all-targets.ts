@@ -1,6 +1,7 @@
 /**
  * @module
  */
+import { discoveryTarget } from "./datagram-targets.ts";
 import { framingTarget, handshakeTarget, journalTarget, sealedTarget } from "./stream-targets.ts";
 import { certificatesTarget, frameTarget, messageTarget, ticketTarget } from "./targets.ts";
 
@@ -13,4 +14,5 @@ export const TARGETS = [
   journalTarget,
   sealedTarget,
   handshakeTarget,
+  discoveryTarget,
 ] as const;

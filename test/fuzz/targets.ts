@@ -74,7 +74,7 @@ const certificates = encodeSignedCertificates({
 /** A kind's number, and a payload that may be another's. The number is the first byte. */
 export const frameTarget: Target = {
   name: "decodeFrame",
-  weight: 430_000,
+  weight: 415_000,
   make(random) {
     const base = random.of(frames);
     const other = random.of(frames).subarray(FRAME_HEADER_BYTES);

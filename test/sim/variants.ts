@@ -25,7 +25,8 @@ const SMALL: readonly Replacement[] = [
   limit("peer/migration/limits.ts", "BITMAP_PAGE_BYTES", "8 * 1024", "2"),
   limit("peer/migration/limits.ts", "FAULTS_PER_MESSAGE_MAX", "4_096", "4"),
   limit("peer/migration/limits.ts", "WINDOW_BYTES_MIN", "8 * 1024 * 1024", "6 * 1024"),
-  limit("peer/migration/limits.ts", "WINDOW_BYTES_MAX", "64 * 1024 * 1024", "16 * 1024"),
+  limit("peer/migration/limits.ts", "WINDOW_BYTES_START", "16 * 1024 * 1024", "8 * 1024"),
+  limit("peer/migration/limits.ts", "WINDOW_BYTES_MAX", "96 * 1024 * 1024", "16 * 1024"),
   limit("peer/migration/limits.ts", "KNOWS_CHUNKS_MAX", "1_024", "8"),
   limit("peer/migration/limits.ts", "EPOCHS_RESERVED", "4_096", "3"),
 ];

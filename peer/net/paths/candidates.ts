@@ -6,11 +6,16 @@
 import type { NetworkInterfaceInfo } from "node:os";
 
 import { formatIpAddress, parseIpAddress, unmapped } from "../../../relay/protocol/ip-address.ts";
-import type { Candidate, CandidateKind } from "./candidate.ts";
+import type { SocketAddress } from "./datagram.ts";
 import { CANDIDATES_MAX } from "./limits.ts";
 
 /** In the order of preference. */
-export const CANDIDATE_KINDS: readonly CandidateKind[] = ["host", "configured", "reflexive"];
+export const CANDIDATE_KINDS = ["host", "configured", "reflexive"] as const;
+
+export interface Candidate extends SocketAddress {
+  /** An interface's own, given by the user, or as the relay saw it. */
+  readonly kind: (typeof CANDIDATE_KINDS)[number];
+}
 
 /** The network's bytes, and how many bits of them count. */
 type Network = readonly [bytes: readonly number[], bits: number];
@@ -106,9 +111,9 @@ export function hostCandidates(
  * What is left of one's own or of another's candidates: each address once, under its best kind, none that is forbidden,
  * at most `CANDIDATES_MAX`. If there are more, every kind and family that is there keeps its share.
  */
-export function mergeCandidates(...lists: readonly (readonly Candidate[])[]): Candidate[] {
+export function mergeCandidates(candidates: Iterable<Candidate>): Candidate[] {
   const known = new Map<string, Candidate>();
-  for (const { address: text, port, kind } of lists.flat()) {
+  for (const { address: text, port, kind } of candidates) {
     const parsed = parseIpAddress(text);
     const isPort = Number.isInteger(port) && port > 0 && port <= 0xffff;
     if (parsed === undefined || !isPort || isForbidden(unmapped(parsed))) continue;

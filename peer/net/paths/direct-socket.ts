@@ -4,7 +4,12 @@
  * @module
  */
 import { loadNative, type DirectConnectOptions, type DirectStats } from "../../../native/index.ts";
-import { ProtocolError, type ProtocolErrorCode } from "../../../relay/protocol/errors.ts";
+import {
+  protocolErrorCode,
+  ProtocolError,
+  ProtocolErrorNumber,
+  type ProtocolErrorCode,
+} from "../../../relay/protocol/errors.ts";
 import type { ByteStream, CloseInfo } from "../../../relay/protocol/stream.ts";
 import type { DatagramSocket, SocketAddress } from "./datagram.ts";
 
@@ -67,7 +72,7 @@ export class DirectSocket implements DatagramSocket {
   /** Ends the connection, if there is one, and the socket. */
   async close(code: ProtocolErrorCode, reason: string): Promise<void> {
     this.#end(code, reason);
-    await this.#native.close(reason);
+    await this.#native.close(reason, ProtocolErrorNumber[code]);
   }
 
   #wake(): void {
@@ -79,7 +84,9 @@ export class DirectSocket implements DatagramSocket {
     for (const index of events.readable) this.#streams.get(index)?.readable();
     for (const index of events.writable) this.#streams.get(index)?.writable();
     if (events.closed) {
-      this.#end("LINK_CLOSED", this.#native.closeReason ?? "the direct path is gone");
+      const { closeCode, closeReason = "the direct path is gone" } = this.#native;
+      const code = protocolErrorCode(closeCode);
+      this.#end(code === "OK" ? "LINK_CLOSED" : code, closeReason);
       void this.#native.close("over");
     }
   }

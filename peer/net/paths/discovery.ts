@@ -14,7 +14,6 @@ import {
   type DiscoveryMac,
 } from "../../../relay/protocol/discovery.ts";
 import { formatIpAddress, parseIpAddress } from "../../../relay/protocol/ip-address.ts";
-import type { NatKind } from "./candidate.ts";
 import type { DatagramSocket, SocketAddress } from "./datagram.ts";
 import {
   DISCOVERY_DEADLINE_MS,
@@ -23,6 +22,13 @@ import {
   DISCOVERY_RETRIES_MS,
 } from "./limits.ts";
 
+/**
+ * `none`: the relay sees an address of this host. `endpoint-independent`: it sees the same one at both of its ports,
+ * so others will too. `endpoint-dependent`: it sees different ones, or only one port answered and nobody can tell.
+ * `udp-blocked`: no answer.
+ */
+export type NatClass = "none" | "endpoint-independent" | "endpoint-dependent" | "udp-blocked";
+
 export interface Mapping extends SocketAddress {
   readonly family: 4 | 6;
 }
@@ -30,13 +36,10 @@ export interface Mapping extends SocketAddress {
 export interface Discovered {
   /** Each once. */
   readonly mappings: readonly Mapping[];
-  /**
-   * `endpoint-dependent` also if only one of the relay's ports answered, since nobody can tell then.
-   * Of IPv4 if anything answered there, which is where NATs are; else of IPv6.
-   */
-  readonly nat: NatKind;
+  /** Of IPv4 if anything answered there, which is where NATs are; else of IPv6. */
+  readonly nat: NatClass;
   /** Of each family that answered. */
-  readonly families: Readonly<Partial<Record<4 | 6, NatKind>>>;
+  readonly families: Readonly<Partial<Record<4 | 6, NatClass>>>;
 }
 
 export interface DiscoverOptions {
@@ -136,7 +139,7 @@ function questionsOf({ relays, ports }: DiscoverOptions): Question[] {
 
 function summary(questions: readonly Question[], ownAddresses: readonly string[]): Discovered {
   const mappings = new Map<string, Mapping>();
-  const families: Partial<Record<4 | 6, NatKind>> = {};
+  const families: Partial<Record<4 | 6, NatClass>> = {};
   for (const family of [4, 6] as const) {
     const answers = questions.flatMap((one) =>
       one.family === family && one.answer !== undefined ? [one.answer] : [],
@@ -158,7 +161,7 @@ function natOf(
   distinct: readonly SocketAddress[],
   answers: readonly SocketAddress[],
   ownAddresses: readonly string[],
-): NatKind {
+): NatClass {
   if (distinct.every(({ address }) => ownAddresses.includes(address))) return "none";
   return distinct.length === 1 && answers.length > 1
     ? "endpoint-independent"

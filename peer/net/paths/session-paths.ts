@@ -17,6 +17,8 @@ export interface PathOptions {
   readonly port?: number | undefined;
   /** Where the operator lets this host be reached. */
   readonly configured?: readonly SocketAddress[] | undefined;
+  /** Whether this network's router is asked to let the port in. */
+  readonly portMapping?: boolean | undefined;
 }
 
 export function openPaths(
@@ -27,12 +29,13 @@ export function openPaths(
     readonly onEvent: (event: PathEvent) => void;
   },
 ): PathManager {
-  const { policy, port, configured, measure, onEvent } = options;
+  const { policy, port, configured, portMapping, measure, onEvent } = options;
   const dialer = new UdpDialer({
     relayUrl,
     discovery: () => session.discovery,
     port,
     configured,
+    portMapping,
   });
   return new PathManager({ role, session, sessionId, secret, policy, dialer, measure, onEvent });
 }

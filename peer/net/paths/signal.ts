@@ -76,7 +76,7 @@ export class SignalSealer {
       );
       decipher.setAuthTag(bytes.subarray(bytes.length - TAG_BYTES));
       const sealed = bytes.subarray(SEAL_NONCE_BYTES, bytes.length - TAG_BYTES);
-      return decode(Buffer.concat([decipher.update(sealed), decipher.final()]));
+      return decode(new Uint8Array(Buffer.concat([decipher.update(sealed), decipher.final()])));
     } catch {
       return undefined;
     }

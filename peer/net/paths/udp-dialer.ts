@@ -18,6 +18,7 @@ import type {
 } from "./direct-dialer.ts";
 import { DirectSocket } from "./direct-socket.ts";
 import { discover } from "./discovery.ts";
+import { mapPort } from "./port-mapping.ts";
 import { punch } from "./punch.ts";
 
 export interface UdpDialerOptions {
@@ -30,6 +31,8 @@ export interface UdpDialerOptions {
   readonly port?: number | undefined;
   /** Where the operator lets it be reached: a forwarded port. */
   readonly configured?: readonly SocketAddress[] | undefined;
+  /** Whether this network's router is asked to let the port in. */
+  readonly portMapping?: boolean | undefined;
 }
 
 export class UdpDialer implements DirectDialer {
@@ -43,10 +46,13 @@ export class UdpDialer implements DirectDialer {
     const { configured = [], port } = this.#options;
     const socket = new DirectSocket(port);
     try {
-      const { reflexive, nat } = await this.#discover(socket, signal);
+      const [{ reflexive, nat }, mapped] = await Promise.all([
+        this.#discover(socket, signal),
+        this.#map(socket, signal),
+      ]);
       const candidates = mergeCandidates([
         ...hostCandidates(networkInterfaces(), socket.port),
-        ...configured.map((one) => ({ ...one, kind: "configured" as const })),
+        ...[...configured, ...mapped].map((one) => ({ ...one, kind: "configured" as const })),
         ...reflexive,
       ]);
       return new UdpEndpoint(socket, candidates, nat);
@@ -54,6 +60,17 @@ export class UdpDialer implements DirectDialer {
       await socket.close("OK", "not used");
       throw error;
     }
+  }
+
+  /** Of use as long as the socket lives. */
+  async #map(socket: DirectSocket, signal: AbortSignal): Promise<SocketAddress[]> {
+    if (this.#options.portMapping !== true) return [];
+    const mapping = await mapPort(socket.port, signal);
+    if (mapping === undefined) return [];
+    const end = (): void => void mapping.close();
+    socket.lost.addEventListener("abort", end, { once: true });
+    if (socket.lost.aborted) end();
+    return [mapping.external];
   }
 
   async #discover(

@@ -140,6 +140,14 @@ test.each<[string, string, Partial<NetworkSnapshot>, RowStatus, string, string]>
     "NO_PROXY=relay.example",
   ],
   [
+    "a proxy that refuses",
+    "tls",
+    { proxy: "proxy:3128", tls: problem("PROXY_REFUSED") },
+    "fail",
+    "PROXY_REFUSED",
+    "NO_PROXY=relay.example",
+  ],
+  [
     "another certificate",
     "tls",
     { tls: problem("CERTIFICATE_MISMATCH") },

@@ -2,7 +2,7 @@ import { createSocket } from "node:dgram";
 import { createServer, type AddressInfo, type Socket } from "node:net";
 import * as tls from "node:tls";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
-import { dialLink } from "../../../peer/net/dial.ts";
+import { dialLink, WEBTRANSPORT_DELAY_MS } from "../../../peer/net/dial.ts";
 import { LinkError } from "../../../peer/net/errors.ts";
 import type { Dial, Link } from "../../../peer/net/link.ts";
 import { dialWebSocket } from "../../../peer/net/websocket-link.ts";
@@ -44,45 +44,68 @@ function after<T>(ms: number, value: () => T): Promise<T> {
 describe("dialLink()", () => {
   const options = { url: "https://127.0.0.1:1", certificateHashes: [] };
 
-  test.runIf(hasWebTransport)("auto takes WebTransport where it answers", async () => {
+  const never: Dial = ({ signal }) =>
+    new Promise((_resolve, reject) => {
+      signal?.addEventListener("abort", () => reject(new LinkError("CANCELLED", "cancelled")));
+    });
+
+  test("auto takes WebSocket where it answers", async () => {
     const hashes = [relay.certificate.hash];
     const link = await dialLink("auto", { url: relay.url, certificateHashes: hashes });
+    expect(link.kind).toBe("websocket");
+    await link.close("OK", "done");
+  });
+
+  test.runIf(hasWebTransport)("auto takes WebTransport where TCP is silent", async () => {
+    const link = await dialLink("auto", {
+      url: relay.url,
+      certificateHashes: [relay.certificate.hash],
+      dials: { websocket: never, webtransport: dialWebTransport },
+    });
     expect(link.kind).toBe("webtransport");
     await link.close("OK", "done");
   });
 
-  test("auto takes WebSocket where UDP is silent", async () => {
-    const quiet = await testListener({ webTransport: "off" });
-    // A socket that swallows what comes, as a firewall does.
-    const udp = createSocket("udp4");
-    await new Promise<void>((resolve) => {
-      udp.bind(quiet.listener.https.port, "127.0.0.1", resolve);
-    });
-    const start = performance.now();
-    const hashes = [quiet.certificate.hash];
-    const link = await dialLink("auto", { url: quiet.url, certificateHashes: hashes });
-    expect(link.kind).toBe("websocket");
-    expect(performance.now() - start).toBeLessThan(2_000);
-    await link.close("OK", "done");
-    udp.close();
-    await quiet.close();
-  });
-
   test("auto closes the link that opens second", async () => {
     const closed: string[] = [];
-    const slow: Dial = () => after(400, () => fakeLink(closed, "webtransport"));
-    const fast: Dial = () => after(10, () => fakeLink(closed, "websocket"));
-    await dialLink("auto", { ...options, dials: { webtransport: slow, websocket: fast } });
-    await after(200, () => {});
-    expect(closed).toEqual(["webtransport"]);
+    const slow: Dial = () => after(1_400, () => fakeLink(closed, "websocket"));
+    const fast: Dial = () => after(10, () => fakeLink(closed, "webtransport"));
+    await dialLink("auto", { ...options, dials: { webtransport: fast, websocket: slow } });
+    await after(700, () => {});
+    expect(closed).toEqual(["websocket"]);
   });
 
-  test("auto starts WebSocket at once when WebTransport is refused", async () => {
+  test("auto starts WebTransport at once when WebSocket is refused", async () => {
     const start = performance.now();
-    const refused: Dial = () => Promise.reject(new LinkError("LINK_KIND_UNAVAILABLE", "none"));
-    const fast: Dial = () => after(1, () => fakeLink([], "websocket"));
-    await dialLink("auto", { ...options, dials: { webtransport: refused, websocket: fast } });
-    expect(performance.now() - start).toBeLessThan(150);
+    const refused: Dial = () => Promise.reject(new LinkError("RELAY_UNREACHABLE", "none"));
+    const fast: Dial = () => after(1, () => fakeLink([], "webtransport"));
+    await dialLink("auto", { ...options, dials: { webtransport: fast, websocket: refused } });
+    expect(performance.now() - start).toBeLessThan(WEBTRANSPORT_DELAY_MS / 2);
+  });
+
+  test("auto greets on the first link alone, and not once another is tried", async () => {
+    const greeted: unknown[] = [];
+    const greeting = (): Uint8Array => Uint8Array.of(1);
+    const early: Dial = async (given) => {
+      greeted.push(given.greeting?.());
+      return fakeLink([], "websocket");
+    };
+    await dialLink("auto", {
+      ...options,
+      greeting,
+      dials: { webtransport: never, websocket: early },
+    });
+    const late: Dial = async (given) => {
+      await after(WEBTRANSPORT_DELAY_MS + 300, () => {});
+      greeted.push(given.greeting?.());
+      return fakeLink([], "websocket");
+    };
+    await dialLink("auto", {
+      ...options,
+      greeting,
+      dials: { webtransport: never, websocket: late },
+    });
+    expect(greeted).toEqual([Uint8Array.of(1), undefined]);
   });
 
   test("auto tells WebSocket's error, but a wrong certificate first", async () => {

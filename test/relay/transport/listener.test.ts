@@ -1,9 +1,12 @@
 import { createConnection, createServer, type AddressInfo } from "node:net";
+import { networkInterfaces } from "node:os";
 import * as tls from "node:tls";
 import { request } from "node:https";
 import { request as requestPlain } from "node:http";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import WebSocket from "ws";
+import { dialWebTransport } from "../../../peer/net/webtransport-link.ts";
+import { loadWebTransportClient } from "../../../peer/net/webtransport.ts";
 import { ProtocolErrorNumber } from "../../../relay/protocol/errors.ts";
 import { WEBSOCKET_MESSAGE_BYTES_MAX } from "../../../relay/protocol/websocket-stream.ts";
 import { listen, type ListenerProblem } from "../../../relay/transport/listener.ts";
@@ -160,6 +163,31 @@ describe("listen()", () => {
     const options = { host: "127.0.0.1", port, certificate, onStream: () => {} };
     await expect(listen(options)).rejects.toMatchObject({ code: "EADDRINUSE" });
     taken.close();
+  });
+
+  // rwebtransport put the port behind an address without brackets, and the relay did not start.
+  test.for(["::1", "::"])("listens at %s, also for WebTransport", async (host, ctx) => {
+    if (
+      !Object.values(networkInterfaces())
+        .flat()
+        .some((one) => one?.address === "::1")
+    ) {
+      ctx.skip("no IPv6 on this host: sysctl net.ipv6.conf.lo.disable_ipv6=0");
+    }
+    const here = await testListener({ host });
+    try {
+      const { https, webTransport } = here.listener;
+      const client = await loadWebTransportClient();
+      // Deno's client takes the brackets of an address for a part of a name.
+      const cannotDial = "unavailable" in client || client.name === "deno";
+      if ("unavailable" in webTransport || cannotDial) return;
+      const url = `https://[::1]:${https.port}`;
+      const link = await dialWebTransport({ url, certificateHashes: [here.certificate.hash] });
+      expect(link.kind).toBe("webtransport");
+      await link.close("OK", "only looked");
+    } finally {
+      await here.close();
+    }
   });
 
   // Deno frees a QUIC endpoint's port when it collects the endpoint, and not before.

@@ -8,8 +8,8 @@ import {
   hostCandidates,
   isForbiddenAddress,
   mergeCandidates,
+  type Candidate,
 } from "../../../../peer/net/paths/candidates.ts";
-import type { Candidate } from "../../../../peer/net/paths/candidate.ts";
 import { CANDIDATES_MAX } from "../../../../peer/net/paths/limits.ts";
 import { formatIpAddress, parseIpAddress } from "../../../../relay/protocol/ip-address.ts";
 
