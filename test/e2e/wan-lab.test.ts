@@ -142,6 +142,10 @@ describe("Lab", () => {
       expect(first).toBeDefined();
       expect(first).not.toBe(second);
       expect(await ports("udp-blocked", family)).toEqual([]);
+      await lab.blockUdp("at-easy", true);
+      expect(await ports("easy", family)).toEqual([]);
+      await lab.blockUdp("at-easy", false);
+      expect(await ports("easy", family)).toHaveLength(2);
     }
   });
 

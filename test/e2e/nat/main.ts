@@ -29,6 +29,7 @@ const MBIT = 32;
 const PEER_DELAY_MS = 8;
 const RELAY_DELAY_MS = 4;
 const STALL_LIMIT_MS = 6_000;
+const PROBLEM_LINES_MAX = 12;
 const CONCURRENCY = Math.min(3, availableParallelism());
 
 const { values } = parseArgs({
@@ -75,7 +76,6 @@ async function main(): Promise<number> {
   }
   const failed = results.filter(({ problem }) => problem !== undefined);
   if (values.json) console.log(JSON.stringify({ results }));
-  else for (const { name, problem } of failed) console.log(`\n${name}: ${problem ?? ""}`);
   console.log(`${results.length - failed.length} passed, ${failed.length} failed, 0 skipped`);
   return failed.length === 0 && results.length > 0 ? 0 : 1;
 }
@@ -108,7 +108,7 @@ async function runAll(family: Family, source: string): Promise<Result[]> {
       for (let next = queue.shift(); next !== undefined; next = queue.shift()) {
         const result = await judge(site, next);
         results.push(result);
-        if (!values.json) console.log(lineOf(result));
+        if (!values.json) tell(result);
       }
     }),
   );
@@ -175,6 +175,12 @@ async function judge(site: Site, { name, expected, pair, stallLimitMs }: Case): 
       : "",
   ].filter((each) => each !== "");
   return { name, outcome, ...(problems.length > 0 ? { problem: problems.join("; ") } : {}) };
+}
+
+function tell(result: Result): void {
+  console.log(lineOf(result));
+  const why = result.problem?.split("\n").slice(0, PROBLEM_LINES_MAX) ?? [];
+  for (const each of why) console.log(`    ${each}`);
 }
 
 function lineOf({ name, outcome, problem }: Result): string {

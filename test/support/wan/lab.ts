@@ -132,11 +132,10 @@ export class Lab implements AsyncDisposable {
   /** UDP from and to the node is dropped from now on, or no more. */
   async blockUdp(node: string, blocked: boolean): Promise<void> {
     const { namespace, routers } = this.#node(node);
+    const drop = (hook: string, name: string): string =>
+      `chain ${hook} { type filter hook ${hook} priority raw; ${name} "wan" meta l4proto udp drop; };`;
     const rules = blocked
-      ? `table inet blocked {
-           chain arriving { type filter hook prerouting priority raw; iifname "wan" meta l4proto udp drop }
-           chain leaving { type filter hook postrouting priority raw; oifname "wan" meta l4proto udp drop }
-         }`
+      ? `table inet blocked { ${drop("prerouting", "iifname")} ${drop("postrouting", "oifname")} }`
       : "delete table inet blocked";
     await rule(routers[0] ?? namespace, rules);
   }
