@@ -87,9 +87,9 @@ const FLAWLESS = {
 const variants = [
   { name: "by default", args: [], expected: { path: "websocket", export: "fuse" } },
   {
-    name: "over WebSocket",
-    args: ["--link", "websocket"],
-    expected: { path: "websocket", export: "fuse" },
+    name: "over WebTransport",
+    args: ["--link", "webtransport"],
+    expected: { path: "webtransport", export: "fuse" },
   },
   {
     name: "with the relay on Deno",
