@@ -145,15 +145,13 @@ Napi::Value DirectObject::read(const Napi::CallbackInfo& info) {
   Arguments arguments(env);
   const size_t most = arguments.integer(info[1], "most", 1, kReadBytesMax);
   if (!arguments.ok() || !socket_) return env.Undefined();
-  std::vector<uint8_t> bytes;
-  switch (socket_->read(*from, most, bytes)) {
-    case DirectSocket::Read::bytes:
-      return makeBytes(env, bytes.data(), bytes.size());
-    case DirectSocket::Read::end:
-      return env.Null();
-    default:
-      return env.Undefined();
-  }
+  const size_t count = std::min(most, socket_->readable(*from));
+  if (count == 0) return socket_->finished(*from) ? env.Null() : env.Undefined();
+  // Not zeroed first, as an ArrayBuffer of JS would be. Only this thread reads, so the bytes are still there.
+  auto buffer = Napi::Buffer<uint8_t>::New(env, count);
+  if (buffer.IsEmpty()) return env.Undefined();  // terminated meanwhile
+  socket_->read(*from, buffer.Data(), count);
+  return buffer;
 }
 
 Napi::Value DirectObject::poll(const Napi::CallbackInfo& info) {

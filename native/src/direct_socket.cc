@@ -217,21 +217,26 @@ void DirectSocket::end(unsigned stream) {
   kick();
 }
 
-DirectSocket::Read DirectSocket::read(unsigned stream, size_t most, std::vector<uint8_t>& out) {
-  bool due = false;
+size_t DirectSocket::readable(unsigned stream) {
+  const std::lock_guard lock(mutex_);
+  return connection_ ? static_cast<size_t>(connection_->readable(stream)) : 0;
+}
+
+bool DirectSocket::finished(unsigned stream) {
+  const std::lock_guard lock(mutex_);
+  return connection_ && connection_->finished(stream);
+}
+
+void DirectSocket::read(unsigned stream, uint8_t* out, size_t length) {
+  bool due;
   {
     const std::lock_guard lock(mutex_);
-    if (!connection_) return Read::nothing;
-    const size_t count = static_cast<size_t>(std::min<uint64_t>(most, connection_->readable(stream)));
-    if (count == 0) return connection_->finished(stream) ? Read::end : Read::nothing;
-    out.resize(count);
-    connection_->read(stream, out.data(), count);
+    connection_->read(stream, out, length);
     const uint64_t now = microseconds();
     due = connection_->nextAt(now) <= now;
   }
   // The other side may be waiting for room.
   if (due) kick();
-  return Read::bytes;
 }
 
 DirectSocket::Events DirectSocket::poll() {

@@ -32,7 +32,6 @@ class DirectSocket {
     std::vector<unsigned> writable;
     bool closed = false;
   };
-  enum class Read { bytes, nothing, end };
 
   // `wake` is called from the thread when poll() has something, once until it was called. Port 0: a free one.
   static std::shared_ptr<DirectSocket> open(uint16_t port, std::function<void()> wake, Failure& failure);
@@ -46,7 +45,10 @@ class DirectSocket {
   // Whether more may be written at once; else `writable` says when.
   bool write(unsigned stream, const uint8_t* data, size_t length);
   void end(unsigned stream);
-  Read read(unsigned stream, size_t most, std::vector<uint8_t>& out);
+  // Bytes that may be read at once, and whether all of a stream was read.
+  size_t readable(unsigned stream);
+  bool finished(unsigned stream);
+  void read(unsigned stream, uint8_t* out, size_t length);
   Events poll();
   direct::ConnectionStats stats();
   // What ended it; empty while it goes on.
