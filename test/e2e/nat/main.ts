@@ -15,11 +15,11 @@ import { parseArgs } from "node:util";
 
 import { requireWan } from "../../support/requires.ts";
 import { type Family, Lab } from "../../support/wan/lab.ts";
-import { NAT_KINDS } from "../../support/wan/nat.ts";
+import { NAT_KINDS, type NatKind } from "../../support/wan/nat.ts";
 import { makeRandomFile } from "../files.ts";
 import { Stage } from "../harness.ts";
 import { EXPECTED, type Way } from "./expected.ts";
-import { FAULT_PAIRS, FAULTS, MODES } from "./faults.ts";
+import { type Fault, FAULT_PAIRS, FAULTS, MODES } from "./faults.ts";
 import { attempt, openSite, type Attempt, type Outcome, type Site } from "./pair.ts";
 
 const MIB = 1024 * 1024;
@@ -46,9 +46,11 @@ const { values } = parseArgs({
 interface Case {
   readonly name: string;
   readonly family: Family;
+  /** Of hosts that this case has for itself: the seeder's and the leecher's. */
+  readonly nats: readonly [NatKind, NatKind];
   readonly expected: Way;
-  readonly pair: Attempt;
-  readonly stallLimitMs?: number;
+  readonly mode?: Attempt["mode"];
+  readonly fault?: Fault;
 }
 
 interface Result {
@@ -83,30 +85,27 @@ async function main(): Promise<number> {
 async function runAll(family: Family, source: string): Promise<Result[]> {
   const link = { delayMs: PEER_DELAY_MS, upMbit: MBIT, downMbit: MBIT };
   const relay = { link: { delayMs: RELAY_DELAY_MS, upMbit: 0, downMbit: 0 } };
-  const hosts = NAT_KINDS.flatMap((nat) => [
-    [`a-${nat}`, { nat }] as const,
-    [`b-${nat}`, { nat }] as const,
-  ]);
-  // What changes its network has hosts of its own.
-  const faultHosts = faultCases().flatMap(({ pair, nat }) => [
-    [pair.seeder, { nat }] as const,
-    [pair.leecher, { nat }] as const,
+  const cases = [...matrixCases(family), ...faultCases(family)].filter(({ name }) =>
+    name.includes(values.filter),
+  );
+  if (cases.length === 0) return [];
+  const hosts = cases.flatMap(({ nats: [seeder, leecher] }, i) => [
+    [`s${i}`, { nat: seeder }] as const,
+    [`l${i}`, { nat: leecher }] as const,
   ]);
   await using lab = await Lab.create({
-    nodes: { relay, ...Object.fromEntries([...hosts, ...faultHosts]) },
+    nodes: { relay, ...Object.fromEntries(hosts) },
     link,
     families: [family],
   });
   await using stage = await Stage.open();
   const site = await openSite(lab, stage, family, source, BYTES);
-  const queue = [...matrixCases(family), ...faultCases(lab)].filter(
-    (each) => each.family === family && each.name.includes(values.filter),
-  );
+  const queue = [...cases.entries()];
   const results: Result[] = [];
   await Promise.all(
     Array.from({ length: CONCURRENCY }, async () => {
       for (let next = queue.shift(); next !== undefined; next = queue.shift()) {
-        const result = await judge(site, next);
+        const result = await judge(site, ...next);
         results.push(result);
         if (!values.json) tell(result);
       }
@@ -121,46 +120,43 @@ function matrixCases(family: Family): Case[] {
     NAT_KINDS.map((leecher) => ({
       name: `IP${family} ${seeder} to ${leecher}`,
       family,
+      nats: [seeder, leecher] as const,
       expected: EXPECTED[seeder][leecher],
-      pair: { seeder: `a-${seeder}`, leecher: `b-${leecher}` },
     })),
   );
 }
 
-function faultCases(lab?: Lab): (Case & { nat: (typeof FAULT_PAIRS)[number]["nat"] })[] {
+function faultCases(family: Family): Case[] {
   if (values.only === "matrix") return [];
-  let hosts = 0;
-  return FAULT_PAIRS.flatMap(({ family, nat }) =>
+  return FAULT_PAIRS.filter((pair) => pair.family === family).flatMap(({ nat }) =>
     MODES.flatMap((mode) =>
-      FAULTS.map(({ name, happen }) => {
-        const [seeder, leecher] = [`s${hosts}`, `l${hosts++}`];
-        return {
-          name: `IP${family} ${nat}, ${mode}: ${name}`,
-          family,
-          nat,
-          // On what it ends depends on when: the path is shown, and is no reason to fail.
-          expected: EXPECTED[nat][nat],
-          stallLimitMs: STALL_LIMIT_MS,
-          pair: {
-            seeder,
-            leecher,
-            mode,
-            disturb: async (): Promise<void> => {
-              if (lab !== undefined) await happen(lab, seeder, leecher);
-            },
-          },
-        };
-      }),
+      FAULTS.map((fault) => ({
+        name: `IP${family} ${nat}, ${mode}: ${fault.name}`,
+        family,
+        nats: [nat, nat] as const,
+        // Before the fault: on which it ends depends on when that happened.
+        expected: EXPECTED[nat][nat],
+        mode,
+        fault,
+      })),
     ),
   );
 }
 
-async function judge(site: Site, { name, expected, pair, stallLimitMs }: Case): Promise<Result> {
+async function judge(
+  site: Site,
+  number: number,
+  { name, expected, mode, fault }: Case,
+): Promise<Result> {
+  const [seeder, leecher] = [`s${number}`, `l${number}`];
   let outcome: Outcome;
   try {
     outcome = await attempt(site, {
-      ...pair,
+      seeder,
+      leecher,
+      mode,
       args: ["--link", values.link, "--path", values.path],
+      disturb: fault && (async () => void (await fault.happen(site.lab, seeder, leecher))),
     });
   } catch (error) {
     return { name, problem: error instanceof Error ? error.message : String(error) };
@@ -170,7 +166,7 @@ async function judge(site: Site, { name, expected, pair, stallLimitMs }: Case): 
   const way = settledOn === "direct" ? "direct" : settledOn === "differ" ? "differ" : "relayed";
   const problems = [
     way === due ? "" : `the path is ${way} (${outcome.paths.join(", ")}) and should be ${due}`,
-    outcome.longestStallMs > (stallLimitMs ?? Infinity)
+    fault !== undefined && outcome.longestStallMs > STALL_LIMIT_MS
       ? `nothing came for ${seconds(outcome.longestStallMs)}`
       : "",
   ].filter((each) => each !== "");

@@ -30,7 +30,7 @@ export interface Site {
 export interface Attempt {
   readonly seeder: string;
   readonly leecher: string;
-  readonly mode?: "precopy" | "postcopy";
+  readonly mode?: "precopy" | "postcopy" | undefined;
   /** More for both commands. */
   readonly args?: readonly string[];
   /** Happens when the path has settled, a part of the region has come and most of it has not. */
