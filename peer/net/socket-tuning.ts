@@ -13,7 +13,7 @@ const CONGESTION_CONTROL = "bbr";
  * What TCP holds that it has not sent: enough to keep sending while this process is busy for a moment, little enough
  * that what is written next is not behind megabytes.
  */
-const UNSENT_BYTES_MAX = 512 * 1024;
+const UNSENT_BYTES_MAX = 1024 * 1024;
 /** Holds what 1 Gbit/s brings in 60 ms; Linux gives a UDP socket 208 KiB, which a burst overflows. */
 const UDP_BUFFER_BYTES = 8 * 1024 * 1024;
 
