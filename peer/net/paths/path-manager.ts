@@ -37,8 +37,8 @@ const ANSWER_MS = 6_000;
 const LOOK_INTERVAL_MS = 2_000;
 /** Between two attempts, whatever happens: peers that meet again and again must not punch without end. */
 const ATTEMPT_INTERVAL_MS = 2_000;
-/** A path that lived for so long was a good one: the next attempt is a first one. */
-const GOOD_PATH_MS = 60_000;
+/** A path that lived for so long was a good one: it is tried again at once. */
+const GOOD_PATH_MS = 10_000;
 /** How long the other side is given to leave the relayed path by itself, before its streams are taken away. */
 const LEAVE_MS = 500;
 
@@ -222,23 +222,23 @@ export class PathManager implements SessionPort {
   /** The leecher tries to go direct, now and from time to time. */
   async #seek(): Promise<void> {
     const { signal } = this.#over;
+    const { session } = this.#options;
     while (!signal.aborted) {
       try {
-        const pairing = await this.#options.session.pairing(signal);
+        await session.pairing(signal);
         const startedAtMs = performance.now();
         const path = this.#direct ?? (await this.#try());
-        if (path !== undefined) {
-          await Promise.race([aborted(path.network.lost), aborted(signal)]);
-          this.#failures = performance.now() - path.sinceMs > GOOD_PATH_MS ? 0 : this.#failures + 1;
-        } else {
+        if (path === undefined) {
           this.#failures++;
+        } else {
+          await Promise.race([aborted(path.network.lost), aborted(signal)]);
+          const lived = performance.now() - path.sinceMs;
+          this.#failures = lived > GOOD_PATH_MS ? 0 : this.#failures + 1;
         }
         // Peers that meet anew may do so on another network.
-        await this.#pause(
-          retryInMs(this.#failures),
-          signal,
-          path === undefined ? [pairing.lost] : [],
-        );
+        const { lost } = await session.pairing(signal);
+        await this.#pause(retryInMs(this.#failures), AbortSignal.any([signal, lost]));
+        signal.throwIfAborted();
         const sinceMs = performance.now() - startedAtMs;
         if (sinceMs < ATTEMPT_INTERVAL_MS) await sleep(ATTEMPT_INTERVAL_MS - sinceMs, signal);
       } catch (error) {
@@ -249,10 +249,8 @@ export class PathManager implements SessionPort {
     }
   }
 
-  async #pause(ms: number, signal: AbortSignal, wakers: readonly AbortSignal[]): Promise<void> {
-    const waking = AbortSignal.any([signal, ...wakers]);
+  async #pause(ms: number, waking: AbortSignal): Promise<void> {
     await sleep(ms, waking).catch(() => undefined);
-    signal.throwIfAborted();
   }
 
   async #try(): Promise<DirectPath | undefined> {
