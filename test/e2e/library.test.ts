@@ -121,7 +121,7 @@ describe.each(["node", "deno"] as const)("the library on %s", (runtime) => {
     ]);
     expect(phases(destination)).toEqual(["precopy", "finalizing", "committed", "postcopy", "done"]);
     expect(whatHappened(destination).at(-1)).toMatchObject({ event: "done" });
-    const channel = whatHappened(source).find(({ event }) => event === "channel");
+    const channel = whatHappened(source).findLast(({ event }) => event === "channel");
     expect(text(channel, "fingerprint")).toBe(text(destination.last("done"), "fingerprint"));
   });
 
