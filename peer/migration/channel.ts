@@ -47,6 +47,10 @@ export interface ChannelNetwork {
 const ABORT_MS = 200;
 /** How long the other side has to read the last word. */
 const FAREWELL_MS = 2_000;
+/** A question that waits for so long may have been lost. */
+const UNANSWERED_MS = 3_000;
+/** Of a question whose answer measures nothing. */
+export const NOT_MEASURED = 1;
 const CONTROL_STREAM = 0;
 const URGENT_STREAM = 1;
 const FIRST_DATA_STREAM = 2;
@@ -272,9 +276,13 @@ async function openChannel(
   }
 }
 
-/** The first message of a seeder. @throws MigrationError if it is another, or none */
+/** The first message of a seeder. @throws MigrationError if it is another, or none; ProtocolError if it is late */
 export async function receiveOffer(channel: Channel): Promise<OfferMessage> {
-  const offer = await channel.control.receive();
+  const deadline = setTimeout(
+    () => channel.abort("the source did not say in time what it offers"),
+    HANDSHAKE_DEADLINE_MS,
+  );
+  const offer = await channel.control.receive().finally(() => clearTimeout(deadline));
   if (offer === null) throw new MigrationError("PEER_LOST", "the source left");
   if (offer.kind === "abort") throw gaveUp("source", offer.reason);
   if (offer.kind === "offer") return offer;
@@ -325,7 +333,8 @@ export async function sayFarewell(
 }
 
 /**
- * Measures the round trip between the peers until the signal aborts: one question at a time.
+ * Measures the round trip between the peers until the signal aborts: one question at a time. One that is not answered
+ * is followed by others, since a record that was left out is seen by the one after it.
  *
  * @param intervalMs Between two questions; asked before each.
  */
@@ -336,10 +345,14 @@ export async function keepPinging(
   signal: AbortSignal,
 ): Promise<never> {
   rtt.reset();
+  let askedAtMs = performance.now();
   for (;;) {
-    if (!rtt.isWaiting) {
-      rtt.sent();
-      await channel.control.send({ kind: "ping", nonce: 0 });
+    const isUnanswered = performance.now() - askedAtMs > UNANSWERED_MS;
+    if (!rtt.isWaiting || isUnanswered) {
+      askedAtMs = performance.now();
+      const nonce = rtt.isWaiting ? NOT_MEASURED : 0;
+      if (nonce === 0) rtt.sent();
+      await channel.control.send({ kind: "ping", nonce });
     }
     await sleep(intervalMs(), signal);
   }
