@@ -21,7 +21,9 @@
 import { createHmac, randomBytes, timingSafeEqual } from "node:crypto";
 import type { Role } from "../../../relay/protocol/ids.ts";
 import type { Candidate } from "./candidate.ts";
+import { isForbiddenAddress } from "./candidates.ts";
 import type { DatagramSocket, SocketAddress } from "./datagram.ts";
+import { CANDIDATES_MAX } from "./limits.ts";
 
 const MAGIC = [0xd6, 0x4d, 0x46, 0x01];
 const MAC_BYTES = 16;
@@ -100,7 +102,9 @@ class Punch {
   constructor(options: PunchOptions, finish: (result: Punched | undefined) => void) {
     this.#options = options;
     this.#finish = finish;
-    this.#targets = [...options.candidates];
+    // The other peer is known, but it may have been told to aim us at somebody.
+    const allowed = options.candidates.filter(({ address }) => !isForbiddenAddress(address));
+    this.#targets = allowed.slice(0, CANDIDATES_MAX);
   }
 
   start(): void {
@@ -139,6 +143,8 @@ class Punch {
   #hear(bytes: Uint8Array, from: SocketAddress): void {
     const message = open(bytes, this.#options.key);
     if (message === undefined || message.from === this.#options.role) return;
+    // Its sender's address is not authenticated, and what is sent back goes there.
+    if (isForbiddenAddress(from.address)) return;
     switch (message.kind) {
       case "probe":
         this.#send("answer", message.id, from);
