@@ -13,7 +13,7 @@ import {
   MessageReader,
   type Message as StreamMessage,
 } from "../../relay/protocol/message-stream.ts";
-import { ProtocolError, type ProtocolErrorCode } from "../../relay/protocol/errors.ts";
+import type { ProtocolErrorCode } from "../../relay/protocol/errors.ts";
 import type { ByteStream, CloseInfo } from "../../relay/protocol/stream.ts";
 import { MigrationError } from "../errors.ts";
 
@@ -27,12 +27,16 @@ const RECORDS_PER_KEY = 65_536;
 /**
  * What the relay says on a stream that it does not join, where a message of the other peer was due.
  *
- * @returns `undefined` if that is not what came.
+ * @returns `PEER_LOST`; `undefined` if that is not what came.
  */
-export function relayRefusal({ kind, payload }: StreamMessage): ProtocolError | undefined {
+export function relayRefusal({ kind, payload }: StreamMessage): MigrationError | undefined {
   try {
     const frame = decodeFrame(kind, payload);
-    return frame?.kind === "error" ? new ProtocolError(frame.code, frame.message) : undefined;
+    if (frame?.kind !== "error") return undefined;
+    return new MigrationError(
+      "PEER_LOST",
+      `the relay does not join the peers' streams: ${frame.message}`,
+    );
   } catch {
     return undefined;
   }

@@ -23,8 +23,7 @@ const PUBLIC_KEY_AT = FRAME_HEADER_BYTES + 2 + 2 + 4 + 1 + 16;
 export const REASONS = {
   CHANNEL_REFUSED: /does not hold this session's secret/,
   CHANNEL_CORRUPT: /a record from the other peer does not open/,
-  PEER_LOST: /ended inside a message|the (source|other peer) left|says no more/,
-  STREAM_UNPAIRED: /this pairing of the two peers is over/,
+  PEER_LOST: /ended inside a message|the (source|other peer) left|says no more|relay does not join/,
 } as const;
 
 export interface HostileCase {
@@ -233,7 +232,7 @@ export const CASES: readonly HostileCase[] = [
   records("changes a byte of a data record", onData, "CHANNEL_CORRUPT", changed),
   records("changes a byte of a control record", onControl, "CHANNEL_CORRUPT", changed),
   { name: "joins streams of different indexes", reason: "CHANNEL_CORRUPT", make: wrongIndex },
-  { name: "tells each peer another pairing", reason: "STREAM_UNPAIRED", make: otherPairing },
+  { name: "tells each peer another pairing", reason: "PEER_LOST", make: otherPairing },
   { name: "holds everything back", reason: undefined, make: slow },
 ];
 

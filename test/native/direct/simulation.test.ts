@@ -6,7 +6,7 @@ import { beforeAll, beforeEach, describe, expect, test } from "vitest";
 
 import { SeededRandom } from "../../support/seeded-random.ts";
 import { requireTool, skipUnless } from "../../support/requires.ts";
-import { compileSimulation } from "./compile.ts";
+import { compileDirect } from "./compile.ts";
 
 const run = promisify(execFile);
 
@@ -23,7 +23,7 @@ let program: string;
 
 beforeEach((ctx) => skipUnless(ctx, requireTool("cc")));
 beforeAll(async () => {
-  if (requireTool("cc").available) program = await compileSimulation();
+  if (requireTool("cc").available) program = await compileDirect("simulate");
 }, 120_000);
 
 async function simulate(...values: readonly number[]): Promise<Report> {
