@@ -19,7 +19,7 @@ using Bytes = std::vector<uint8_t>;
 
 std::mt19937_64 chance;
 
-uint64_t below(uint64_t bound) { return chance() % bound; }
+uint64_t below(uint64_t bound) { return bound == 0 ? 0 : chance() % bound; }
 
 // Where a length, an offset or a number is most likely to be taken wrongly.
 uint64_t extreme() {
@@ -32,30 +32,37 @@ void put(Bytes& out, uint64_t value, int count) {
   for (int shift = 8 * (count - 1); shift >= 0; shift -= 8) out.push_back(static_cast<uint8_t>(value >> shift));
 }
 
-uint64_t number(uint64_t likely) { return below(3) == 0 ? extreme() : below(likely + 1); }
+// Whether this packet may break the protocol. Most do not, for one that does is a connection's last.
+bool wild = false;
 
-void frame(Bytes& out) {
-  const unsigned kind = static_cast<unsigned>(below(8));
+uint64_t number(uint64_t bound) { return wild && below(3) == 0 ? extreme() : below(bound); }
+
+void frame(Bytes& out, uint64_t packetsSent) {
+  unsigned kind = static_cast<unsigned>(below(wild ? 8 : 5));
+  if (kind == 2 && packetsSent == 0 && !wild) kind = 4;
   out.push_back(static_cast<uint8_t>(kind == 7 ? extreme() : kind));
   switch (kind) {
     case 1: {
-      put(out, below(4), 1);
-      put(out, number(kStreams), 2);
-      put(out, number(1 << 20), 8);
-      const uint64_t length = below(4) == 0 ? extreme() : below(64);
+      const bool last = below(wild ? 4 : 200) == 0;
+      put(out, last ? 1 : 0, 1);
+      put(out, number(below(2) == 0 ? 3 : kStreams), 2);
+      put(out, last ? 1 << 16 : number(below(2) == 0 ? 40 : 1 << 15), 8);
+      const uint64_t length = last ? 0 : number(64);
       put(out, length, 2);
       for (uint64_t i = 0; i < length % 128; i++) out.push_back(static_cast<uint8_t>(i));
       break;
     }
     case 2: {
-      put(out, number(2000), 8);
+      const uint64_t largest = number(packetsSent) + 1, length = wild ? number(100) : 1 + below(largest);
+      const uint64_t left = largest + 1 - length;
+      const uint64_t ranges = wild ? number(80) : left > 4 ? 2 : 1;
+      put(out, largest, 8);
       put(out, number(100'000), 4);
-      const uint64_t ranges = below(4) == 0 ? extreme() : below(5);
       put(out, ranges, 1);
-      put(out, number(2000), 4);
-      for (uint64_t i = 0; i < ranges % 80; i++) {
-        put(out, number(100), 4);
-        put(out, number(100), 4);
+      put(out, length, 4);
+      for (uint64_t i = 1; i < ranges % 80; i++) {
+        put(out, wild ? number(100) : 1 + below(2), 4);
+        put(out, wild ? number(100) : 1, 4);
       }
       break;
     }
@@ -75,16 +82,13 @@ void frame(Bytes& out) {
   }
 }
 
-Bytes made(uint64_t packetNumber, uint32_t id) {
+Bytes made(uint64_t packetNumber, uint32_t id, uint64_t packetsSent) {
+  wild = below(40) == 0;
   Bytes out{0xd7, 1};
   put(out, below(50) == 0 ? extreme() : id, 4);
-  put(out, below(20) == 0 ? extreme() : packetNumber, 8);
-  // A close ends all: it is to be rare.
-  for (uint64_t i = below(6); i > 0; i--) {
-    const size_t before = out.size();
-    frame(out);
-    if (out[before] == 5 && below(40) != 0) out.resize(before);
-  }
+  // Some overtake others.
+  put(out, wild ? extreme() : packetNumber + below(4), 8);
+  for (uint64_t i = below(6); i > 0; i--) frame(out, packetsSent);
   return out;
 }
 
@@ -114,9 +118,10 @@ int main(int count, char** values) {
     for (uint64_t i = 0; i < 400 && sent < packets && !connection.closed(); i++, sent++) {
       if (below(8) == 0) connection.write(static_cast<unsigned>(below(kStreams)), buffer.data(), below(buffer.size()));
       if (below(64) == 0) connection.end(static_cast<unsigned>(below(kStreams)));
-      Bytes packet = below(16) == 0 && !last.empty() ? last : made(packetNumber++, options.id);
-      if (below(3) == 0) damage(packet);
-      if (below(8) != 0) {
+      Bytes packet = below(16) == 0 && !last.empty() ? last : made(packetNumber++, options.id, connection.stats(now).packetsSent);
+      const bool damaged = below(8) == 0;
+      if (damaged) damage(packet);
+      if (below(damaged ? 10 : 40) != 0) {
         uint8_t mac[kMacBytes];
         authenticate(options.receiveKey.data(), packet.data(), packet.size(), mac);
         packet.insert(packet.end(), mac, mac + kMacBytes);

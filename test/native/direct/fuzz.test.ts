@@ -22,10 +22,10 @@ beforeAll(async () => {
   ]);
 }, 120_000);
 
-test.each([1, 2, 3])(
+test.for([1, 2, 3])(
   "packets that are damaged, absurd and repeated are refused or taken, and nothing is read or written wrongly, seed %i",
-  async (seed) => {
-    const { stdout, stderr } = await run(program, [String(seed), String(PACKETS)]);
+  async (seed, { signal }) => {
+    const { stdout, stderr } = await run(program, [String(seed), String(PACKETS)], { signal });
     expect(stderr).toBe("");
     const { taken, refused } = JSON.parse(stdout) as { taken: number; refused: number };
     expect(taken + refused).toBe(PACKETS);
