@@ -17,7 +17,7 @@ constexpr uint64_t kLeastWindow = 4 * 1500;
 constexpr uint64_t kMostAtOnce = 60 * 1024;
 constexpr uint64_t kBurst = 1'000;
 // A round that lost this much in startup has found the end of the queue.
-constexpr double kStartupLoss = 0.05;
+constexpr double kStartupLoss = 0.02;
 
 }  // namespace
 
@@ -29,13 +29,14 @@ DeliveryMark Rate::sent(uint64_t now, uint64_t inFlight) {
     firstSentAt_ = now;
     deliveredAt_ = now;
   }
-  return {delivered_, deliveredAt_, firstSentAt_, appLimitedUntil_ > delivered_};
+  return {delivered_, deliveredAt_, firstSentAt_, appLimitedUntil_ != 0};
 }
 
 void Rate::delivered(uint64_t bytes, uint64_t now) {
   delivered_ += bytes;
   roundDelivered_ += bytes;
   deliveredAt_ = now;
+  if (delivered_ > appLimitedUntil_) appLimitedUntil_ = 0;
 }
 
 void Rate::acknowledged(const DeliveryMark& newest, uint64_t newestSentAt, uint64_t now, uint64_t inFlight,
@@ -48,7 +49,7 @@ void Rate::acknowledged(const DeliveryMark& newest, uint64_t newestSentAt, uint6
     const uint64_t over = minRttKnown_ ? std::max(elapsed, std::min<uint64_t>(minRtt_, 1'000'000)) : elapsed;
     updateBandwidth((delivered_ - newest.delivered) * 1'000'000 / over, newest.appLimited);
   }
-  if (newest.delivered >= roundEnd_) newRound();
+  if (newest.delivered >= roundEnd_) newRound(newest.appLimited);
 
   if (state_ == State::drain && inFlight <= bandwidthDelay()) {
     state_ = State::probeBandwidth;
@@ -83,10 +84,11 @@ void Rate::updateBandwidth(uint64_t sample, bool appLimited) {
   bandwidth_ = *std::max_element(best_, best_ + kRounds);
 }
 
-void Rate::newRound() {
+void Rate::newRound(bool appLimited) {
   roundEnd_ = delivered_;
   const double lost = static_cast<double>(roundLost_) / static_cast<double>(std::max<uint64_t>(1, roundLost_ + roundDelivered_));
-  if (state_ == State::startup && sampledInRound_) {
+  // A sender that had little to send has found no limit but its own.
+  if (state_ == State::startup && sampledInRound_ && (!appLimited || lost > kStartupLoss)) {
     if (static_cast<double>(bandwidth_) >= 1.25 * static_cast<double>(fullBandwidth_)) {
       fullBandwidth_ = bandwidth_;
       fullRounds_ = 0;
@@ -134,11 +136,12 @@ uint64_t Rate::window() const {
 }
 
 double Rate::pace() const {
-  if (bandwidth_ == 0) return std::max(static_cast<double>(hint_), kStartupGain * static_cast<double>(kInitialWindow) * 1e6 / static_cast<double>(minRtt_));
   const double bandwidth = static_cast<double>(bandwidth_);
   switch (state_) {
     case State::startup:
-      return kStartupGain * std::max(bandwidth, static_cast<double>(hint_) / kStartupGain);
+      // Never below what it begins with: pings have measured nothing.
+      return std::max({kStartupGain * bandwidth, static_cast<double>(hint_),
+                       kStartupGain * static_cast<double>(kInitialWindow) * 1e6 / static_cast<double>(minRtt_)});
     case State::drain:
       return bandwidth / kStartupGain;
     case State::probeBandwidth:

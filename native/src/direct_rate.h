@@ -42,7 +42,7 @@ class Rate {
  private:
   enum class State { startup, drain, probeBandwidth, probeRtt };
   void updateBandwidth(uint64_t sample, bool appLimited);
-  void newRound();
+  void newRound(bool appLimited);
   uint64_t bandwidthDelay() const;
 
   State state_ = State::startup;

@@ -110,7 +110,8 @@ bool ReceiveStream::receive(uint64_t offset, const uint8_t* data, size_t length,
   } else if (lastKnown_ && offset + length > last_) {
     return false;
   }
-  if (offset + length <= contiguous_) return true;
+  // The end by itself may overtake the bytes before it: then there is nothing to keep.
+  if (length == 0 || offset + length <= contiguous_) return true;
   if (offset < contiguous_) {
     data += contiguous_ - offset;
     length -= static_cast<size_t>(contiguous_ - offset);

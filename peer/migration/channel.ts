@@ -32,12 +32,20 @@ import { aborted } from "./latch.ts";
 import { decodeMessage, encodeMessage, type Message, type OfferMessage } from "./messages.ts";
 import { SealedStream } from "./sealed-stream.ts";
 
+/** A better network is ready. What is under way on this one is to arrive, and nothing more to be asked for. */
+export interface Retirement {
+  readonly signal: AbortSignal;
+  /** It has arrived, or nothing came for a while. */
+  done(): void;
+}
+
 /** What a channel needs of the network: both peers are there, and streams of one index are joined. */
 export interface ChannelNetwork {
   readonly linkKind: LinkKind;
   readonly lost: AbortSignal;
   /** Whether a better network has taken its place. */
   readonly superseded?: () => boolean;
+  readonly retire?: Retirement;
   openStream(streamIndex: number): Promise<ByteStream>;
   /** So many streams will be opened soon. */
   warm?(streams: number): void;
@@ -47,6 +55,10 @@ export interface ChannelNetwork {
 const ABORT_MS = 200;
 /** How long the other side has to read the last word. */
 const FAREWELL_MS = 2_000;
+/** A question that waits for so long may have been lost. */
+const UNANSWERED_MS = 3_000;
+/** Of a question whose answer measures nothing. */
+export const NOT_MEASURED = 1;
 const CONTROL_STREAM = 0;
 const URGENT_STREAM = 1;
 const FIRST_DATA_STREAM = 2;
@@ -56,6 +68,7 @@ export interface Channel {
   readonly urgent: SealedStream;
   readonly data: readonly SealedStream[];
   readonly linkKind: LinkKind;
+  readonly retire: Retirement | undefined;
   /** The same on both sides. */
   readonly fingerprint: string;
   /** Aborted when any of the streams, or what carries them, is gone. */
@@ -258,6 +271,7 @@ async function openChannel(
       urgent,
       data,
       linkKind: network.linkKind,
+      retire: network.retire,
       fingerprint: keys.fingerprint,
       lost: lost.signal,
       wireBytes: () => sealed.reduce((sum, s) => sum + s.bytesSent + s.bytesReceived, 0),
@@ -272,9 +286,13 @@ async function openChannel(
   }
 }
 
-/** The first message of a seeder. @throws MigrationError if it is another, or none */
+/** The first message of a seeder. @throws MigrationError if it is another, or none; ProtocolError if it is late */
 export async function receiveOffer(channel: Channel): Promise<OfferMessage> {
-  const offer = await channel.control.receive();
+  const deadline = setTimeout(
+    () => channel.abort("the source did not say in time what it offers"),
+    HANDSHAKE_DEADLINE_MS,
+  );
+  const offer = await channel.control.receive().finally(() => clearTimeout(deadline));
   if (offer === null) throw new MigrationError("PEER_LOST", "the source left");
   if (offer.kind === "abort") throw gaveUp("source", offer.reason);
   if (offer.kind === "offer") return offer;
@@ -325,7 +343,8 @@ export async function sayFarewell(
 }
 
 /**
- * Measures the round trip between the peers until the signal aborts: one question at a time.
+ * Measures the round trip between the peers until the signal aborts: one question at a time. One that is not answered
+ * is followed by others, since a record that was left out is seen by the one after it.
  *
  * @param intervalMs Between two questions; asked before each.
  */
@@ -336,10 +355,14 @@ export async function keepPinging(
   signal: AbortSignal,
 ): Promise<never> {
   rtt.reset();
+  let askedAtMs = performance.now();
   for (;;) {
-    if (!rtt.isWaiting) {
-      rtt.sent();
-      await channel.control.send({ kind: "ping", nonce: 0 });
+    const isUnanswered = performance.now() - askedAtMs > UNANSWERED_MS;
+    if (!rtt.isWaiting || isUnanswered) {
+      askedAtMs = performance.now();
+      const nonce = rtt.isWaiting ? NOT_MEASURED : 0;
+      if (nonce === 0) rtt.sent();
+      await channel.control.send({ kind: "ping", nonce });
     }
     await sleep(intervalMs(), signal);
   }

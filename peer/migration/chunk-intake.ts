@@ -26,6 +26,8 @@ const STORES_PER_STREAM = 2;
 /** Until then the path is hardly known. */
 const START_MS = 3_000;
 const PING_INTERVAL_MS = 1_000;
+/** While a network is left: nothing for so long means that nothing is under way. */
+const DRAIN_IDLE_MS = 400;
 /** While somebody may wait: the queue on the path fills within a few round trips. */
 const PING_INTERVAL_WAITING_MS = 50;
 
@@ -124,15 +126,36 @@ export class ChunkIntake {
     const { receiver } = this.#options;
     const base = receiver.payloadBytes;
     let granted = 0;
+    const { retire } = this.#channel;
+    const waking = retire === undefined ? signal : AbortSignal.any([signal, retire.signal]);
     for (;;) {
+      if (retire?.signal.aborted === true) await this.#drain(base + granted, signal);
       const windowBytes = this.#windowBytes();
       const wanted = receiver.payloadBytes - base + windowBytes;
       if (wanted - granted >= windowBytes / 8) {
         granted = wanted;
         await this.#channel.control.send({ kind: "credit", bytes: granted });
       }
-      await this.#stored.wait(signal);
+      await this.#stored.wait(waking);
       signal.throwIfAborted();
+    }
+  }
+
+  /** Takes what was asked for and asks for no more, until the channel ends because the network is left. */
+  async #drain(untilBytes: number, signal: AbortSignal): Promise<never> {
+    const { receiver } = this.#options;
+    let bytes = receiver.payloadBytes;
+    let cameAtMs = performance.now();
+    for (;;) {
+      // The source may have had less to send than it was allowed to.
+      const idle = performance.now() - cameAtMs > DRAIN_IDLE_MS;
+      if (bytes >= untilBytes || idle) this.#channel.retire?.done();
+      signal.throwIfAborted();
+      await Promise.race([this.#stored.wait(signal), sleep(DRAIN_IDLE_MS, signal)]);
+      signal.throwIfAborted();
+      if (receiver.payloadBytes === bytes) continue;
+      bytes = receiver.payloadBytes;
+      cameAtMs = performance.now();
     }
   }
 

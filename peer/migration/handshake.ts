@@ -22,6 +22,7 @@ import { ByteReader, ByteWriter } from "../../relay/protocol/bytes.ts";
 import type { MessageReader } from "../../relay/protocol/message-stream.ts";
 import type { ByteStream } from "../../relay/protocol/stream.ts";
 import { MigrationError } from "../errors.ts";
+import { relayRefusal } from "./sealed-stream.ts";
 
 /** Another major version is refused, with both named. */
 export const MIGRATION_MAJOR = 1;
@@ -258,7 +259,7 @@ async function expect(reader: MessageReader, kind: number): Promise<Uint8Array> 
   if (received === null) {
     throw new MigrationError("PEER_LOST", "the other peer left during the handshake");
   }
-  if (received.kind !== kind) throw refused();
+  if (received.kind !== kind) throw relayRefusal(received) ?? refused();
   return received.payload;
 }
 

@@ -9,11 +9,13 @@ const BACKOFF_BASE_MS = 50;
 const BACKOFF_MAX_MS = 5_000;
 
 export class Latch {
-  #waiters: (() => void)[] = [];
+  readonly #waiters = new Set<() => void>();
 
   /** Wakes everybody who waits now. */
   notify(): void {
-    for (const wake of this.#waiters.splice(0)) wake();
+    const waiters = [...this.#waiters];
+    this.#waiters.clear();
+    for (const wake of waiters) wake();
   }
 
   /** Resolves at the next `notify`, or when the signal aborts (the caller looks which). */
@@ -24,10 +26,11 @@ export class Latch {
         return;
       }
       const done = (): void => {
+        this.#waiters.delete(done);
         signal?.removeEventListener("abort", done);
         resolve();
       };
-      this.#waiters.push(done);
+      this.#waiters.add(done);
       signal?.addEventListener("abort", done, { once: true });
     });
   }

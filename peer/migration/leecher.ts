@@ -19,6 +19,7 @@ import { RttMeter } from "../net/rtt-meter.ts";
 import { gaveUp, isTransient, MigrationError, publicReason } from "../errors.ts";
 import {
   keepPinging,
+  NOT_MEASURED,
   openLeecherChannel,
   receiveOffer,
   sayAbort,
@@ -445,7 +446,7 @@ export class Leecher {
         this.#end({ error: gaveUp("source", message.reason) });
         return;
       case "pong":
-        this.#intake?.roundTrip(this.#rtt.answered());
+        if (message.nonce !== NOT_MEASURED) this.#intake?.roundTrip(this.#rtt.answered());
         return;
       default:
         throw new MigrationError("MESSAGE_UNEXPECTED", `${message.kind} was sent to a leecher`);

@@ -8,7 +8,11 @@
  * @module
  */
 import { createCipheriv, createDecipheriv, hkdfSync } from "node:crypto";
-import { MessageReader } from "../../relay/protocol/message-stream.ts";
+import { decodeFrame } from "../../relay/protocol/frame.ts";
+import {
+  MessageReader,
+  type Message as StreamMessage,
+} from "../../relay/protocol/message-stream.ts";
 import type { ProtocolErrorCode } from "../../relay/protocol/errors.ts";
 import type { ByteStream, CloseInfo } from "../../relay/protocol/stream.ts";
 import { MigrationError } from "../errors.ts";
@@ -19,6 +23,24 @@ const TAG_BYTES = 16;
 const KEY_BYTES = 32;
 const NONCE_BYTES = 12;
 const RECORDS_PER_KEY = 65_536;
+
+/**
+ * What the relay says on a stream that it does not join, where a message of the other peer was due.
+ *
+ * @returns `PEER_LOST`; `undefined` if that is not what came.
+ */
+export function relayRefusal({ kind, payload }: StreamMessage): MigrationError | undefined {
+  try {
+    const frame = decodeFrame(kind, payload);
+    if (frame?.kind !== "error") return undefined;
+    return new MigrationError(
+      "PEER_LOST",
+      `the relay does not join the peers' streams: ${frame.message}`,
+    );
+  } catch {
+    return undefined;
+  }
+}
 
 /** What sealing adds to a message on the wire. */
 export const RECORD_OVERHEAD_BYTES = HEADER_BYTES + TAG_BYTES;
@@ -116,7 +138,9 @@ export class SealedStream {
     const record = await this.#reader.next(this.#messageBytesMax + TAG_BYTES);
     if (record === null) return null;
     this.#bytesReceived += HEADER_BYTES + record.payload.length;
-    if (record.kind !== RECORD || record.payload.length <= TAG_BYTES) throw corrupt();
+    if (record.kind !== RECORD || record.payload.length <= TAG_BYTES) {
+      throw relayRefusal(record) ?? corrupt();
+    }
     const { key, nonce } = this.#receiveKey.next();
     const decipher = createDecipheriv("aes-256-gcm", key, nonce);
     const split = record.payload.length - TAG_BYTES;

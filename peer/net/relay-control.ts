@@ -180,8 +180,14 @@ export class RelayControl {
     if (this.#failure !== undefined) return Promise.reject(this.#failure);
     if (this.#pairing !== undefined) return Promise.resolve(this.#pairing.pairing);
     return new Promise((resolve, reject) => {
-      this.#pairingWaiters.push({ resolve, reject });
-      signal?.addEventListener("abort", () => reject(signal.reason), { once: true });
+      const waiter = { resolve, reject };
+      this.#pairingWaiters.push(waiter);
+      const giveUp = (): void => {
+        this.#pairingWaiters = this.#pairingWaiters.filter((one) => one !== waiter);
+        reject(signal?.reason);
+      };
+      if (signal?.aborted === true) giveUp();
+      else signal?.addEventListener("abort", giveUp, { once: true });
     });
   }
 

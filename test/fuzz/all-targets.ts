@@ -2,6 +2,7 @@
  * @module
  */
 import { discoveryTarget } from "./datagram-targets.ts";
+import { probeTarget, signalTarget } from "./path-targets.ts";
 import { framingTarget, handshakeTarget, journalTarget, sealedTarget } from "./stream-targets.ts";
 import { certificatesTarget, frameTarget, messageTarget, ticketTarget } from "./targets.ts";
 
@@ -15,4 +16,6 @@ export const TARGETS = [
   sealedTarget,
   handshakeTarget,
   discoveryTarget,
+  signalTarget,
+  probeTarget,
 ] as const;

@@ -113,7 +113,12 @@ export const sealedTarget: Target = {
         );
       }
     } catch (error) {
-      return documented(error, ["CHANNEL_CORRUPT", "FRAME_MALFORMED", "FRAME_TOO_LARGE"]);
+      return documented(error, [
+        "CHANNEL_CORRUPT",
+        "PEER_LOST",
+        "FRAME_MALFORMED",
+        "FRAME_TOO_LARGE",
+      ]);
     }
   },
 };

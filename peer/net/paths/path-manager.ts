@@ -35,10 +35,14 @@ import { attemptKeys, NONCE_BYTES, SignalSealer, type Signal } from "./signal.ts
 const ANSWER_MS = 6_000;
 /** How often it is asked whether this is still the better path. */
 const LOOK_INTERVAL_MS = 2_000;
-/** Between two attempts, whatever happens: peers that meet again and again must not punch without end. */
+/** Between the beginnings of two attempts, whatever happens and whoever asks: nobody must make a peer punch without end. */
 const ATTEMPT_INTERVAL_MS = 2_000;
 /** A path that lived for so long was a good one: it is tried again at once. */
 const GOOD_PATH_MS = 10_000;
+/** A rate is an average over so long: before that it is in part the rate of the path before. */
+const RATE_WINDOW_MS = 3_000;
+/** How long what is under way on the relayed path may take to arrive. */
+const RETIRE_MS = 5_000;
 /** How long the other side is given to leave the relayed path by itself, before its streams are taken away. */
 const LEAVE_MS = 500;
 
@@ -79,6 +83,7 @@ export interface PathManagerOptions {
 interface RelayedPath {
   readonly pairing: Pairing;
   readonly move: AbortController;
+  readonly retire: AbortController;
 }
 
 interface DirectPath {
@@ -88,6 +93,8 @@ interface DirectPath {
   readonly bytesBefore: number;
   bestBytesPerS: number;
 }
+
+type Offer = Extract<Signal, { kind: "offer" }>;
 
 interface Attempt {
   readonly id: Uint8Array;
@@ -108,11 +115,17 @@ export class PathManager implements SessionPort {
   #answer: ((signal: Extract<Signal, { kind: "answer" | "refuse" }>) => void) | undefined;
   /** Orders the leecher's attempts. */
   #startedAtMs = 0;
+  /** The seeder's: the newest that it has not begun to follow. */
+  #offer: Offer | undefined;
+  #isAccepting = false;
+  #lastAttemptAtMs = -Infinity;
   #failures = 0;
   /** The best that the relayed path was seen to carry. */
   readonly #relayedRate = { bytesPerS: 0, bytes: 0 };
+  /** Since when what is measured is this path's. */
+  #movedAtMs = -Infinity;
   readonly #looking: ReturnType<typeof setInterval>;
-  readonly #running: Promise<void>;
+  #running: Promise<void>;
 
   constructor(options: PathManagerOptions) {
     this.#options = options;
@@ -149,11 +162,19 @@ export class PathManager implements SessionPort {
       if (pairing === undefined) continue;
       this.#tellWayBack();
       const move = new AbortController();
-      this.#relayed = { pairing, move };
+      const retire = new AbortController();
+      const relayed = { pairing, move, retire };
+      this.#relayed = relayed;
       return {
         linkKind: pairing.linkKind,
         lost: AbortSignal.any([pairing.lost, move.signal]),
         superseded: () => this.#direct !== undefined,
+        retire: {
+          signal: retire.signal,
+          done: () => {
+            if (this.#relayed === relayed) this.#leaveRelayed();
+          },
+        },
         openStream: (streamIndex) => pairing.openStream(streamIndex),
       };
     }
@@ -202,14 +223,11 @@ export class PathManager implements SessionPort {
     const looking = AbortSignal.any([signal, look.signal]);
     const changed = this.#changed.wait(looking);
     try {
-      if (policy === "direct") {
-        await changed;
-        return undefined;
-      }
       const found = await Promise.race([session.pairing(looking), changed]);
       signal.throwIfAborted();
       if (found === undefined) return undefined;
-      if (!this.#left.has(found)) return found;
+      // Whoever wants no relay is to hear all the same that the session has ended.
+      if (policy !== "direct" && !this.#left.has(found)) return found;
       // The next one is on its way.
       await Promise.race([aborted(found.lost), changed]);
       signal.throwIfAborted();
@@ -245,6 +263,7 @@ export class PathManager implements SessionPort {
         if (signal.aborted) return;
         // The session has ended: nobody needs a path any more.
         if (!(error instanceof ProtocolError) || error.code !== "LINK_CLOSED") return;
+        await sleep(ATTEMPT_INTERVAL_MS, signal).catch(() => undefined);
       }
     }
   }
@@ -269,16 +288,41 @@ export class PathManager implements SessionPort {
     });
   }
 
-  /** The seeder's side of an attempt. */
-  async #accept(offer: Extract<Signal, { kind: "offer" }>): Promise<void> {
-    const { policy } = this.#options;
+  /** The leecher begins an attempt: the one before it is over. */
+  #offered(offer: Offer): void {
     if (offer.startedAtMs <= this.#startedAtMs) return;
     this.#startedAtMs = offer.startedAtMs;
-    if (policy === "relay") {
+    this.#offer = offer;
+    this.#attempt?.stop.abort(new ProtocolError("LINK_CLOSED", "another attempt has begun"));
+    if (!this.#isAccepting) this.#running = this.#acceptOffers();
+  }
+
+  /** One at a time, and not too often. */
+  async #acceptOffers(): Promise<void> {
+    const { signal } = this.#over;
+    this.#isAccepting = true;
+    try {
+      while (this.#offer !== undefined && !signal.aborted) {
+        const sinceMs = performance.now() - this.#lastAttemptAtMs;
+        if (sinceMs < ATTEMPT_INTERVAL_MS) await sleep(ATTEMPT_INTERVAL_MS - sinceMs, signal);
+        const offer: Offer | undefined = this.#offer;
+        this.#offer = undefined;
+        this.#lastAttemptAtMs = performance.now();
+        if (offer !== undefined) await this.#accept(offer);
+      }
+    } catch {
+      // Closed meanwhile.
+    } finally {
+      this.#isAccepting = false;
+    }
+  }
+
+  /** The seeder's side of an attempt. */
+  async #accept(offer: Offer): Promise<void> {
+    if (this.#options.policy === "relay") {
       const reason = "the source was told to use the relay only";
       return this.#signal({ kind: "refuse", attempt: offer.attempt, reason });
     }
-    this.#attempt?.stop.abort(new ProtocolError("LINK_CLOSED", "another attempt has begun"));
     await this.#run(offer.attempt, (endpoint) => {
       const nonce = randomBytes(NONCE_BYTES);
       const { candidates } = endpoint;
@@ -319,6 +363,10 @@ export class PathManager implements SessionPort {
       }
       // From here on the network owns the socket.
       endpoint = undefined;
+      if (signal.aborted) {
+        await network.close(messageOf(signal.reason));
+        throw signal.reason;
+      }
       return this.#adopt(network, id);
     } catch (error) {
       if (this.#over.signal.aborted) return undefined;
@@ -332,6 +380,7 @@ export class PathManager implements SessionPort {
   /** Measures, and leaves a direct path that carries less than the relay's. The leecher decides for both. */
   #look(): void {
     const { role, policy, measure } = this.#options;
+    if (performance.now() - this.#movedAtMs < RATE_WINDOW_MS) return;
     const now = measure?.() ?? { bytesPerS: 0, bytes: 0 };
     const direct = this.#direct;
     if (direct === undefined) {
@@ -388,6 +437,7 @@ export class PathManager implements SessionPort {
       bestBytesPerS: 0,
     };
     this.#direct = path;
+    this.#movedAtMs = path.sinceMs;
     void former?.network.close("another direct path took its place");
     const { remote, rttMs } = network;
     onEvent?.({
@@ -399,11 +449,21 @@ export class PathManager implements SessionPort {
     });
     network.lost.addEventListener("abort", () => this.#directLost(path), { once: true });
     if (network.lost.aborted) this.#directLost(path);
-    if (role === "leecher") this.#leaveRelayed();
+    if (role === "leecher") this.#retireRelayed();
     // Only once the other side has done so: should it not have heard that the path was chosen, nothing happens.
     else void network.used.then(() => this.#direct === path && this.#leaveRelayed());
     this.#changed.notify();
     return path;
+  }
+
+  /** What is under way is let in first: sent again it would cost its time twice. */
+  #retireRelayed(): void {
+    const relayed = this.#relayed;
+    if (relayed === undefined) return;
+    relayed.retire.abort();
+    void sleep(RETIRE_MS, AbortSignal.any([this.#over.signal, relayed.move.signal]))
+      .then(() => this.#relayed === relayed && this.#direct !== undefined && this.#leaveRelayed())
+      .catch(() => undefined);
   }
 
   /** The streams of the relayed pairing are of no more use: the way back begins with new ones. */
@@ -423,6 +483,7 @@ export class PathManager implements SessionPort {
   #directLost(path: DirectPath): void {
     if (this.#direct !== path) return;
     this.#direct = undefined;
+    this.#movedAtMs = performance.now();
     if (this.#over.signal.aborted) return;
     const reason = messageOf(path.network.lost.reason);
     this.#signal({ kind: "fallback", attempt: path.attempt, reason });
@@ -440,7 +501,7 @@ export class PathManager implements SessionPort {
     const { role } = this.#options;
     switch (signal.kind) {
       case "offer":
-        if (role === "seeder") void this.#accept(signal);
+        if (role === "seeder") this.#offered(signal);
         return;
       case "answer":
       case "refuse":
@@ -448,6 +509,7 @@ export class PathManager implements SessionPort {
         return;
       case "fallback": {
         const reason = `the other peer left it: ${signal.reason}`;
+        if (same(this.#offer?.attempt, signal.attempt)) this.#offer = undefined;
         if (same(this.#direct?.attempt, signal.attempt)) void this.#direct?.network.close(reason);
         if (same(this.#attempt?.id, signal.attempt) && role === "seeder") {
           this.#attempt?.stop.abort(new ProtocolError("LINK_CLOSED", reason));

@@ -21,7 +21,9 @@
 import { createHmac, randomBytes, timingSafeEqual } from "node:crypto";
 import type { Role } from "../../../relay/protocol/ids.ts";
 import type { Candidate } from "./candidate.ts";
+import { isForbiddenAddress } from "./candidates.ts";
 import type { DatagramSocket, SocketAddress } from "./datagram.ts";
+import { CANDIDATES_MAX } from "./limits.ts";
 
 const MAGIC = [0xd6, 0x4d, 0x46, 0x01];
 const MAC_BYTES = 16;
@@ -42,7 +44,8 @@ const PENDING_MAX = 512;
 const KINDS = ["probe", "answer", "nominate", "nominated"] as const;
 type Kind = (typeof KINDS)[number];
 
-interface Message {
+/** One datagram of a punch. */
+export interface Probe {
   readonly kind: Kind;
   readonly from: Role;
   readonly id: Uint8Array;
@@ -100,7 +103,9 @@ class Punch {
   constructor(options: PunchOptions, finish: (result: Punched | undefined) => void) {
     this.#options = options;
     this.#finish = finish;
-    this.#targets = [...options.candidates];
+    // The other peer is known, but it may have been told to aim us at somebody.
+    const allowed = options.candidates.filter(({ address }) => !isForbiddenAddress(address));
+    this.#targets = allowed.slice(0, CANDIDATES_MAX);
   }
 
   start(): void {
@@ -137,8 +142,10 @@ class Punch {
   }
 
   #hear(bytes: Uint8Array, from: SocketAddress): void {
-    const message = open(bytes, this.#options.key);
+    const message = openProbe(bytes, this.#options.key);
     if (message === undefined || message.from === this.#options.role) return;
+    // Its sender's address is not authenticated, and what is sent back goes there.
+    if (isForbiddenAddress(from.address)) return;
     switch (message.kind) {
       case "probe":
         this.#send("answer", message.id, from);
@@ -190,11 +197,11 @@ class Punch {
 
   #send(kind: Kind, id: Uint8Array, to: SocketAddress): void {
     const { role, key, socket } = this.#options;
-    socket.send(seal({ kind, from: role, id }, key), to);
+    socket.send(sealProbe({ kind, from: role, id }, key), to);
   }
 }
 
-function seal({ kind, from, id }: Message, key: Uint8Array): Uint8Array {
+export function sealProbe({ kind, from, id }: Probe, key: Uint8Array): Uint8Array {
   const bytes = new Uint8Array(PROBE_BYTES);
   bytes.set([...MAGIC, KINDS.indexOf(kind), from === "seeder" ? 1 : 2]);
   bytes.set(id, MAGIC.length + 2);
@@ -202,16 +209,18 @@ function seal({ kind, from, id }: Message, key: Uint8Array): Uint8Array {
   return bytes;
 }
 
-function open(bytes: Uint8Array, key: Uint8Array): Message | undefined {
+/** @returns `undefined` for whatever is not of the other peer, or of this attempt. */
+export function openProbe(bytes: Uint8Array, key: Uint8Array): Probe | undefined {
   if (bytes.length !== PROBE_BYTES || !MAGIC.every((byte, i) => bytes[i] === byte)) {
     return undefined;
   }
   if (!timingSafeEqual(macOf(bytes, key), bytes.subarray(MAC_AT))) return undefined;
   const kind = KINDS[bytes[MAGIC.length] ?? 0];
-  if (kind === undefined) return undefined;
+  const sender = bytes[MAGIC.length + 1];
+  if (kind === undefined || (sender !== 1 && sender !== 2)) return undefined;
   return {
     kind,
-    from: bytes[MAGIC.length + 1] === 1 ? "seeder" : "leecher",
+    from: sender === 1 ? "seeder" : "leecher",
     id: bytes.slice(MAGIC.length + 2, MAC_AT),
   };
 }

@@ -8,7 +8,7 @@ import { isIP } from "node:net";
 import { networkInterfaces } from "node:os";
 import { parseRelayUrl } from "../address.ts";
 import type { Candidate, NatKind } from "./candidate.ts";
-import { hostCandidates, isForbiddenAddress, mergeCandidates } from "./candidates.ts";
+import { hostCandidates, mergeCandidates } from "./candidates.ts";
 import type { SocketAddress } from "./datagram.ts";
 import type {
   ConnectRequest,
@@ -105,9 +105,7 @@ class UdpEndpoint implements DirectEndpoint {
 
   async connect(request: ConnectRequest): Promise<DirectNetwork | undefined> {
     const socket = this.#socket;
-    const { role, keys, signal } = request;
-    // The other peer is known, but it may have been told to aim us at somebody.
-    const candidates = request.candidates.filter(({ address }) => !isForbiddenAddress(address));
+    const { role, keys, candidates, signal } = request;
     const punched = await punch({ role, key: keys.probe, socket, candidates, signal });
     if (punched === undefined) return undefined;
     const { remote, rttMs } = punched;

@@ -1,6 +1,6 @@
 // Two connections over a network of numbers: no sockets, no clock, the same for the same seed.
 //
-//   simulate SEED BYTES RATE_MBIT RTT_MS LOSS_PERCENT JITTER_MS QUEUE_MS [CUT_AT_MS CUT_FOR_MS]
+//   simulate SEED BYTES RATE_MBIT RTT_MS LOSS_PERCENT JITTER_MS QUEUE_MS [CUT_AT_MS CUT_FOR_MS [IDLE_MS]]
 //
 // One way carries the bytes, on four streams, and checks each. Prints one line of JSON.
 #include <cstdio>
@@ -64,7 +64,8 @@ int main(int count, char** values) {
   ConnectionOptions mirrored = options;
   std::swap(mirrored.sendKey, mirrored.receiveKey);
   uint64_t now = 1'000'000;
-  const uint64_t start = now;
+  // So long the two only ping each other.
+  const uint64_t start = now + static_cast<uint64_t>(value(10) * 1000);
   Connection source(options, now), target(mirrored, now);
   Way forth, back;
   for (Way* way : {&forth, &back}) {
@@ -87,7 +88,7 @@ int main(int count, char** values) {
   Batch batch;
   const uint64_t limit = start + 600'000'000;
   while (now < limit && !source.closed() && !target.closed()) {
-    for (unsigned i = 0; i < kData; i++) {
+    for (unsigned i = 0; i < kData && now >= start; i++) {
       while (written[i] < each && source.unsent(2 + i) < 256 * 1024) {
         const size_t length = static_cast<size_t>(std::min<uint64_t>(buffer.size(), each - written[i]));
         for (size_t k = 0; k < length; k++) buffer[k] = byteAt(i, written[i] + k);
@@ -114,6 +115,7 @@ int main(int count, char** values) {
     if (done && source.settled()) break;
     uint64_t next = std::min(source.nextAt(now), target.nextAt(now));
     if (!forth.under.empty()) next = std::min(next, forth.under.begin()->first);
+    if (now < start) next = std::min(next, start);
     if (!back.under.empty()) next = std::min(next, back.under.begin()->first);
     now = std::max(now + 1, next);
     bool newest;

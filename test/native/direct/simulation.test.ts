@@ -6,7 +6,7 @@ import { beforeAll, beforeEach, describe, expect, test } from "vitest";
 
 import { SeededRandom } from "../../support/seeded-random.ts";
 import { requireTool, skipUnless } from "../../support/requires.ts";
-import { compileSimulation } from "./compile.ts";
+import { compileDirect } from "./compile.ts";
 
 const run = promisify(execFile);
 
@@ -23,7 +23,7 @@ let program: string;
 
 beforeEach((ctx) => skipUnless(ctx, requireTool("cc")));
 beforeAll(async () => {
-  if (requireTool("cc").available) program = await compileSimulation();
+  if (requireTool("cc").available) program = await compileDirect("simulate");
 }, 120_000);
 
 async function simulate(...values: readonly number[]): Promise<Report> {
@@ -70,6 +70,14 @@ describe("how long it takes over the bare bytes", () => {
     const report = await simulate(1, mbit * 500_000, mbit, rttMs, loss, 0, rttMs);
     expect(report.ratio).toBeLessThan(most);
   });
+});
+
+test("a connection that waited in idleness begins as fast as one that did not", async () => {
+  const [at, idle] = await Promise.all([
+    simulate(1, 5e6, 32, 24, 0, 0, 24),
+    simulate(1, 5e6, 32, 24, 0, 0, 24, 1e6, 1, 5_000),
+  ]);
+  expect(idle.ratio).toBeLessThan(1.2 * at.ratio);
 });
 
 test("a path that is dark for two seconds goes on, one for four is given up", async () => {

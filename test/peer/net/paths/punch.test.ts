@@ -163,3 +163,69 @@ test("it ends at once when it is not wanted any more", async () => {
   await vi.advanceTimersByTimeAsync(1_000);
   expect(network.sent).toBe(before);
 });
+
+/** Where another's word must aim nobody. */
+const FORBIDDEN = [
+  "127.0.0.1",
+  "::1",
+  "::ffff:127.0.0.1",
+  "169.254.169.254",
+  "::ffff:169.254.169.254",
+  "fe80::1",
+  "224.0.0.1",
+  "ff02::1",
+  "0.0.0.0",
+  "::",
+  "255.255.255.255",
+  "64:ff9b::7f00:1",
+];
+
+test("no datagram goes to a forbidden address, or to more than eight that were named", async () => {
+  for (const role of ["seeder", "leecher"] as const) {
+    const sent = new Set<string>();
+    const socket: DatagramSocket = {
+      port: 4_000,
+      onDatagram: undefined,
+      send: (_bytes, to) => void sent.add(to.address),
+    };
+    const allowed = Array.from({ length: 12 }, (_, i) => at(`203.0.113.${i + 1}`));
+    const candidates = [...FORBIDDEN.map(at), ...allowed];
+    const result = punch({ role, key, socket, candidates, signal });
+    await vi.advanceTimersByTimeAsync(10_000);
+    expect(await result).toBeUndefined();
+    expect([...sent]).toEqual(allowed.slice(0, 8).map(({ address }) => address));
+  }
+});
+
+test("a probe of the other peer with a forged sender is not answered at a forbidden address", async () => {
+  const probes: Uint8Array[] = [];
+  const recording: DatagramSocket = {
+    port: 4_000,
+    onDatagram: undefined,
+    send: (bytes) => void probes.push(bytes.slice()),
+  };
+  const [there, here] = [new AbortController(), new AbortController()];
+  const options = { key, candidates: [at("203.0.113.1")] };
+  const other = { ...options, role: "leecher", socket: recording, signal: there.signal } as const;
+  void punch(other).catch(() => undefined);
+  await vi.advanceTimersByTimeAsync(200);
+  there.abort(new Error("recorded"));
+  const sent: string[] = [];
+  const socket: DatagramSocket = {
+    port: 4_000,
+    onDatagram: undefined,
+    send: (_bytes, to) => void sent.push(to.address),
+  };
+  void punch({ ...options, candidates: [], role: "seeder", socket, signal: here.signal }).catch(
+    () => undefined,
+  );
+  for (const address of FORBIDDEN) {
+    for (const probe of probes) socket.onDatagram?.(probe, { address, port: 7 });
+  }
+  await vi.advanceTimersByTimeAsync(200);
+  expect(sent).toEqual([]);
+  socket.onDatagram?.(probes[0] ?? new Uint8Array(), { address: "203.0.113.9", port: 7 });
+  await vi.advanceTimersByTimeAsync(200);
+  expect(new Set(sent)).toEqual(new Set(["203.0.113.9"]));
+  here.abort(new Error("over"));
+});
