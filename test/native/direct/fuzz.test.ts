@@ -24,6 +24,7 @@ beforeAll(async () => {
 
 test.for([1, 2, 3])(
   "packets that are damaged, absurd and repeated are refused or taken, and nothing is read or written wrongly, seed %i",
+  { timeout: 60_000 },
   async (seed, { signal }) => {
     const { stdout, stderr } = await run(program, [String(seed), String(PACKETS)], { signal });
     expect(stderr).toBe("");
@@ -31,5 +32,4 @@ test.for([1, 2, 3])(
     expect(taken + refused).toBe(PACKETS);
     expect(Math.min(taken, refused)).toBeGreaterThan(PACKETS / 20);
   },
-  60_000,
 );
