@@ -120,6 +120,8 @@ export class SimDirect {
   readonly #link: SimLink;
   readonly #used = Promise.withResolvers<void>();
   readonly #streams = new Map<number, Record<Role, SimStream>>();
+  /** Who was told that it was chosen. */
+  readonly #taken = new Set<Role>();
   readonly #lost: Record<Role, AbortController> = {
     seeder: new AbortController(),
     leecher: new AbortController(),
@@ -138,6 +140,7 @@ export class SimDirect {
   }
 
   side(role: Role): DirectNetwork {
+    this.#taken.add(role);
     return {
       remote: "192.0.2.1:4000",
       rttMs: 1,
@@ -151,6 +154,14 @@ export class SimDirect {
         return Promise.resolve(stream);
       },
       close: (reason) => {
+        const twin = other(role);
+        if (
+          reason.startsWith("the other peer left it") &&
+          this.#taken.has(twin) &&
+          !this.#lost[twin].signal.aborted
+        ) {
+          this.network.options.onBroken("I8", `the ${role} left a path that the ${twin} is on`);
+        }
         this.lose(role, reason);
         return Promise.resolve();
       },

@@ -22,6 +22,7 @@ const HISTORY = "peer/migration/dirty-history.ts";
 const DISK = "test/sim/disk.ts";
 const REGION = "test/sim/region.ts";
 const DATABASE = "test/sim/database.ts";
+const PATHS = "peer/net/paths/path-manager.ts";
 
 export const MUTANTS: readonly Mutant[] = [
   mutant("a dirty mark is dropped", [
@@ -216,6 +217,30 @@ export const MUTANTS: readonly Mutant[] = [
     "relay/switchboard/room.ts",
     "if (this.#waiting.get(frame.streamIndex) !== entry) return;",
     "if (entry.role.length > 0) return;",
+  ]),
+  mutant(
+    "a direct path that is lost stays chosen",
+    [
+      PATHS,
+      "if (direct !== undefined && !direct.network.lost.aborted) {",
+      "if (direct !== undefined) {",
+    ],
+    [PATHS, "    this.#direct = undefined;\n    this.#movedAtMs", "    this.#movedAtMs"],
+  ),
+  mutant("a new pairing is never asked for", [
+    PATHS,
+    "this.#options.session.renewPairing(pairing.number)",
+    "undefined",
+  ]),
+  mutant("a fallback of another attempt is believed", [
+    PATHS,
+    "if (same(this.#direct?.attempt, signal.attempt)) void",
+    "if (this.#direct !== undefined) void",
+  ]),
+  mutant("the two sides of a direct path use different streams", [
+    PATHS,
+    "openStream: (i) => network.openStream(i) };",
+    'openStream: (i) => network.openStream(this.#options.role === "seeder" && i > 1 ? i + 1 : i) };',
   ]),
   mutant("model: a commit does not look at the session's state", [
     DATABASE,

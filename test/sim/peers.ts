@@ -26,6 +26,7 @@ import { SECRET_PATH, type Image, type JournalFile } from "./disk.ts";
 import type { Random } from "./random.ts";
 import { SimRegion } from "./region.ts";
 import type { Scenario } from "./scenario.ts";
+import type { OldSignals } from "./signals.ts";
 import type { Side, Workload } from "./workload.ts";
 
 /** How a peer's part in the migration ended. */
@@ -49,6 +50,7 @@ export interface Surroundings {
   readonly identities: Record<Role, PeerIdentity>;
   readonly dial: (peer: Actor, signal: AbortSignal) => Promise<Link>;
   readonly direct: DirectPaths;
+  readonly signals: OldSignals;
   readonly trace: (actor: string, what: string) => void;
   readonly onGate: (side: Side) => void;
   /** The source's operator may now delete the image. */
@@ -141,10 +143,10 @@ abstract class Peer {
   }
 
   protected paths(actor: Actor, session: RelayControl): PathManager {
-    const { sessionId, secret, direct, trace } = this.around;
+    const { sessionId, secret, direct, signals, trace } = this.around;
     return new PathManager({
       role: this.role,
-      session,
+      session: signals.session(this.role, actor, session),
       sessionId,
       secret,
       policy: "auto",

@@ -34,6 +34,8 @@ export interface Scenario {
   readonly exported: boolean;
   readonly quality: PathQuality;
   readonly direct: DirectWeather;
+  /** Of the peers' signals, after how many an old one comes again. */
+  readonly signalsRepeated: number;
   readonly diskMeanMs: number;
   readonly databaseMeanMs: number;
   readonly workloadPauseMs: number;
@@ -76,6 +78,7 @@ export function drawScenario(seed: number, random: Random): Scenario {
       bytesPerMs: random.pick([5, 20, 100, 1_000]),
     },
     direct: { works: ways.pick([0, 0.5, 1, 1]), halfChosen: ways.pick([0, 0, 0.4]) },
+    signalsRepeated: new Random(seed + 0x51_61_a1).pick([0, 0, 0.8]),
     diskMeanMs: random.pick([0.1, 1, 10, 40]),
     databaseMeanMs: random.pick([1, 10, 80]),
     workloadPauseMs: random.pick([2, 10, 40, 150]),

@@ -17,6 +17,7 @@ import { pskHandshake } from "./handshake.ts";
 import { Invariants, Broken } from "./invariants.ts";
 import { Network } from "./network.ts";
 import { DirectPaths } from "./direct.ts";
+import { OldSignals } from "./signals.ts";
 import { describe, LeecherPeer, SeederPeer, type Surroundings } from "./peers.ts";
 import { Random } from "./random.ts";
 import { RelayNode } from "./relay-node.ts";
@@ -179,6 +180,11 @@ export class World {
       dial: (peer, signal) =>
         this.network.dial(peer, () => this.nodes[this.activeNode]?.listener, signal),
       direct: new DirectPaths(this.network, scenario.direct),
+      signals: new OldSignals(
+        clock,
+        new Random(scenario.seed + 0x51_61_a1),
+        scenario.signalsRepeated,
+      ),
       trace,
       onGate: () => this.invariants.checkOwner(),
       onRelease: (record) => this.invariants.released(record),

@@ -1,8 +1,16 @@
 import { randomBytes } from "node:crypto";
 import fc from "fast-check";
-import { expect, test } from "vitest";
+import { expect, test, vi } from "vitest";
+import {
+  keepPinging,
+  MessageChannel,
+  receiveOffer,
+  type Channel,
+} from "../../../peer/migration/channel.ts";
 import { leecherHandshake, seederHandshake } from "../../../peer/migration/handshake.ts";
 import { RECORD_OVERHEAD_BYTES, SealedStream } from "../../../peer/migration/sealed-stream.ts";
+import { RttMeter } from "../../../peer/net/rtt-meter.ts";
+import { encodeFrame } from "../../../relay/protocol/frame.ts";
 import { MessageReader } from "../../../relay/protocol/message-stream.ts";
 import { pipe, type Wire } from "../../support/wire.ts";
 
@@ -173,6 +181,72 @@ test("SealedStream refuses a longer message before reading it", async () => {
   const [, b] = sealedPair(wire, 100);
   await wire.a.write(Uint8Array.of(0xff, 0xff, 0xff, 0x7f, 0x80));
   await expect(b.receive()).rejects.toMatchObject({ code: "FRAME_TOO_LARGE" });
+});
+
+/** What `receiveOffer` and `keepPinging` use of a channel. */
+function controlOnly(wire: Wire, stream: SealedStream): Channel {
+  const control = new MessageChannel(stream);
+  const abort = (reason: string): void => wire.b.abort("LINK_CLOSED", reason);
+  // The rest of a channel is not touched by these two.
+  return { control, abort } as Partial<Channel> as Channel;
+}
+
+test("receiveOffer does not wait for ever for a source whose offer is held back", async () => {
+  vi.useFakeTimers();
+  try {
+    const wire = pipe();
+    const [, leecher] = sealedPair(wire);
+    const offer = receiveOffer(controlOnly(wire, leecher));
+    const caught = offer.catch((error: unknown) => error);
+    await vi.advanceTimersByTimeAsync(60_000);
+    expect(await caught).toMatchObject({
+      code: "LINK_CLOSED",
+      message: "the source did not say in time what it offers",
+    });
+  } finally {
+    vi.useRealTimers();
+  }
+});
+
+test("keepPinging asks again what is not answered, so that a record that was left out is seen", async () => {
+  vi.useFakeTimers();
+  try {
+    let dropped = 0;
+    const wire = pipe((bytes) => (dropped++ === 0 ? none : bytes));
+    const [seeder, leecher] = sealedPair(wire);
+    const stop = new AbortController();
+    const pinging = keepPinging(
+      controlOnly(wire, leecher),
+      new RttMeter(),
+      () => 1_000,
+      stop.signal,
+    ).catch((error: unknown) => error);
+    const seen = seeder.receive().catch((error: unknown) => error);
+    await vi.advanceTimersByTimeAsync(10_000);
+    expect(await seen).toMatchObject({ code: "CHANNEL_CORRUPT" });
+    stop.abort(new Error("seen"));
+    expect(await pinging).toEqual(new Error("seen"));
+  } finally {
+    vi.useRealTimers();
+  }
+});
+
+test("a stream that the relay refuses to join is told so, and not as a wrong secret or damage", async () => {
+  const refusal = encodeFrame({
+    kind: "error",
+    code: "STREAM_UNPAIRED",
+    retryable: true,
+    message: "this pairing is over",
+  });
+  const wanted = { code: "PEER_LOST", message: expect.stringContaining("this pairing is over") };
+  const wire = pipe();
+  await wire.a.write(refusal.slice());
+  const context = { sessionId, secret, features: 0 };
+  const refused = seederHandshake(wire.b, new MessageReader(wire.b), context);
+  await expect(refused).rejects.toMatchObject(wanted);
+  const data = pipe();
+  await data.a.write(refusal.slice());
+  await expect(sealedPair(data)[1].receive()).rejects.toMatchObject(wanted);
 });
 
 const none = new Uint8Array();

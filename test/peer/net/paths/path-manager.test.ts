@@ -127,6 +127,39 @@ test("a half-chosen path costs nothing", async () => {
   expect(one.relay.renewals).toEqual([]);
 });
 
+test("the streams of a pairing that was left are not used again, whenever the direct path breaks", async () => {
+  const one = world();
+  const before = await one.managers.leecher.pairing();
+  await after(100);
+  expect(before.lost.aborted).toBe(true);
+  last(one.network.paths).leecher.lose("broken at once");
+  const back = one.managers.leecher.pairing();
+  let isBack = false;
+  void back.then(() => (isBack = true));
+  // The relay has not been asked for another pairing yet.
+  await after(200);
+  expect(one.relay.renewals).toEqual([]);
+  expect(isBack).toBe(false);
+  await after(600);
+  expect(one.relay.renewals).toContainEqual({ by: "leecher", pairing: 1 });
+  expect((await back).linkKind).toBe("memory");
+});
+
+test("an answer of an earlier attempt, given again ahead of the right one, is not believed", async () => {
+  const one = world({ reach: "none" });
+  await after(10_000);
+  const answer = one.relay.seen.find(({ from }) => from === "seeder");
+  one.network.reach = "both";
+  one.relay.tamper = (payload, from) => {
+    if (from === "leecher" && answer !== undefined) one.relay.deliver("leecher", answer.payload);
+    return [{ payload, afterMs: 5 }];
+  };
+  await after(15_000);
+  expect(answer).toBeDefined();
+  expect(one.network.opened.leecher).toHaveLength(2);
+  for (const role of ROLES) expect(one.managers[role].linkKind).toBe("direct");
+});
+
 test("attempts that fail are repeated after 15 s, 60 s and then every 5 min, and say why", async () => {
   const one = world({ reach: "none" });
   await after(20 * 60_000);
