@@ -1,6 +1,7 @@
 #include "direct_connection.h"
 
 #include <algorithm>
+#include <cstring>
 #include <utility>
 
 namespace memferry::direct {
@@ -51,13 +52,22 @@ SendStream& Connection::sendStream(unsigned stream) {
   return *sends_[stream];
 }
 
-bool Connection::receive(const uint8_t* data, size_t length, uint64_t now, bool& newest) {
+bool Connection::expect(const uint8_t* packets, size_t packetBytes, size_t count, uint8_t* macs) const {
+  if (closed_ || packetBytes < kHeaderBytes + kMacBytes || packetBytes > kMaxPacketBytes) return false;
+  Reader reader(packets, packetBytes);
+  if (reader.u8() != kMagic || reader.u8() != kVersion || reader.u16() != packetBytes || reader.u32() != options_.id) return false;
+  authenticateMany(options_.receiveKey.data(), packets, packetBytes, count, macs);
+  return true;
+}
+
+bool Connection::receive(const uint8_t* data, size_t length, uint64_t now, bool& newest, const uint8_t* mac) {
   newest = false;
   if (closed_ || length < kHeaderBytes + kMacBytes || length > kMaxPacketBytes) return false;
   Reader reader(data, length - kMacBytes);
-  if (reader.u8() != kMagic || reader.u8() != kVersion || reader.u32() != options_.id) return false;
+  if (reader.u8() != kMagic || reader.u8() != kVersion || reader.u16() != length || reader.u32() != options_.id) return false;
   const uint64_t number = reader.u64();
-  if (!authentic(options_.receiveKey.data(), data, length - kMacBytes, data + length - kMacBytes)) {
+  const uint8_t* code = data + length - kMacBytes;
+  if (mac ? !equalMacs(mac, code) : !authentic(options_.receiveKey.data(), data, length - kMacBytes, code)) {
     stats_.packetsRefused++;
     return false;
   }
@@ -336,6 +346,7 @@ bool Connection::transmit(uint64_t now, Batch& batch) {
     Sent sent;
     batch.bytes.resize(finish(writer, batch.bytes.data(), sent, now));
     batch.packetBytes = batch.bytes.size();
+    seal(batch);
     return true;
   }
   const bool data = hasStreamData();
@@ -362,6 +373,7 @@ bool Connection::transmit(uint64_t now, Batch& batch) {
   }
   batch.bytes.resize(length);
   if (length == 0) return false;
+  seal(batch);
   if (may) {
     const uint64_t takes = static_cast<uint64_t>(static_cast<double>(length) * 1e6 / std::max(1.0, rate_.pace()));
     // A late timer may be made up for, but not by a burst.
@@ -387,7 +399,20 @@ bool Connection::probeMtu(uint64_t now, Batch& batch) {
   sent.mtuProbe = true;
   mtuProbing_ = true;
   finish(writer, batch.bytes.data(), sent, now);
+  seal(batch);
   return true;
+}
+
+// All but the last packet are of one size.
+void Connection::seal(Batch& batch) const {
+  const size_t size = batch.packetBytes;
+  const size_t whole = batch.bytes.size() / size;
+  uint8_t macs[kBatchPacketsMax * kMacBytes];
+  authenticateMany(options_.sendKey.data(), batch.bytes.data(), size, whole, macs);
+  for (size_t i = 0; i < whole; i++) std::memcpy(batch.bytes.data() + (i + 1) * size - kMacBytes, macs + i * kMacBytes, kMacBytes);
+  const size_t rest = batch.bytes.size() - whole * size;
+  uint8_t* last = batch.bytes.data() + whole * size;
+  if (rest > 0) authenticate(options_.sendKey.data(), last, rest - kMacBytes, last + rest - kMacBytes);
 }
 
 size_t Connection::build(uint8_t* out, size_t room, uint64_t now, bool bulk) {
@@ -485,10 +510,10 @@ size_t Connection::finish(Writer& writer, uint8_t* out, Sent& sent, uint64_t now
   Writer header(out, kHeaderBytes);
   header.u8(kMagic);
   header.u8(kVersion);
+  const size_t length = writer.length() + kMacBytes;
+  header.u16(static_cast<uint16_t>(length));
   header.u32(options_.id);
   header.u64(nextNumber_++);
-  authenticate(options_.sendKey.data(), out, writer.length(), writer.at());
-  const size_t length = writer.length() + kMacBytes;
   sent.at = now;
   sent.bytes = static_cast<uint32_t>(length);
   sent.mark = rate_.sent(now, inFlight_);

@@ -64,7 +64,10 @@ class Connection {
 
   // Whether it was a packet of this connection; else it was ignored. `newest`: it is the latest one that the other
   // side sent, so where it came from is where that side is.
-  bool receive(const uint8_t* data, size_t length, uint64_t now, bool& newest);
+  // `mac`: what expect() said of it, if it was asked.
+  bool receive(const uint8_t* data, size_t length, uint64_t now, bool& newest, const uint8_t* mac = nullptr);
+  // The codes that packets of equal size, one after the other, should have. False if they are not of this connection.
+  bool expect(const uint8_t* packets, size_t packetBytes, size_t count, uint8_t* macs) const;
   // What is to be sent now; false: nothing before nextAt().
   bool transmit(uint64_t now, Batch& batch);
   // Runs what is due.
@@ -125,6 +128,7 @@ class Connection {
   uint64_t lossDelay() const;
   uint64_t probeTimeout() const;
   bool probeMtu(uint64_t now, Batch& batch);
+  void seal(Batch& batch) const;
 
   ConnectionOptions options_;
   Rate rate_;

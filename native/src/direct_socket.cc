@@ -31,6 +31,8 @@ namespace {
 constexpr int kSocketBufferBytes = 16 * 1024 * 1024;
 constexpr size_t kDatagramsMax = 64;
 constexpr size_t kReceiveBytes = 64 * 1024;
+// Of one GRO buffer.
+constexpr size_t kSegmentsMax = 128;
 // Datagrams taken before anything is sent: acknowledgements must not wait for the end of a flood.
 constexpr unsigned kReceiveTurns = 32;
 // Written and not sent, per stream: beyond, the writer waits.
@@ -126,6 +128,7 @@ std::shared_ptr<DirectSocket> DirectSocket::open(uint16_t port, std::function<vo
     epoll_ctl(made->poll_, EPOLL_CTL_ADD, one, &event);
   }
   made->buffer_.resize(kReceiveBytes);
+  made->macs_.resize(kSegmentsMax * direct::kMacBytes);
   made->wake_ = std::move(wake);
   made->thread_ = std::thread([self = made.get()] { self->run(); });
   return made;
@@ -358,19 +361,23 @@ void DirectSocket::receiveAll(uint64_t now) {
     sockaddr_in6 from{};
     if (storage.ss_family == AF_INET) from = mapped(reinterpret_cast<const sockaddr_in&>(storage));
     else std::memcpy(&from, &storage, sizeof from);
-    for (size_t at = 0; at < static_cast<size_t>(length); at += size) {
-      take(buffer_.data() + at, std::min(size, static_cast<size_t>(length) - at), from, now);
+    const size_t whole = size > 0 ? static_cast<size_t>(length) / size : 0;
+    const bool expected = whole > 1 && whole <= kSegmentsMax && connection_ &&
+                          connection_->expect(buffer_.data(), size, whole, macs_.data());
+    for (size_t at = 0, i = 0; at < static_cast<size_t>(length); at += size, i++) {
+      const uint8_t* mac = expected && i < whole ? macs_.data() + i * direct::kMacBytes : nullptr;
+      take(buffer_.data() + at, std::min(size, static_cast<size_t>(length) - at), from, now, mac);
     }
   }
   // More may wait, and the edge was seen.
   kick();
 }
 
-void DirectSocket::take(const uint8_t* data, size_t length, const sockaddr_in6& from, uint64_t now) {
+void DirectSocket::take(const uint8_t* data, size_t length, const sockaddr_in6& from, uint64_t now, const uint8_t* mac) {
   if (length > 0 && data[0] == direct::kMagic) {
     bool newest = false;
     // The other side may have got another address: it is where its latest authentic packet came from.
-    if (connection_ && connection_->receive(data, length, now, newest) && newest) remote_ = from;
+    if (connection_ && connection_->receive(data, length, now, newest, mac) && newest) remote_ = from;
     return;
   }
   if (length == 0 || length > direct::kSafePacketBytes || events_.datagrams.size() >= kDatagramsMax) return;

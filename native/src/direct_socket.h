@@ -63,7 +63,7 @@ class DirectSocket {
   DirectSocket() = default;
   void run();
   void receiveAll(uint64_t now);
-  void take(const uint8_t* data, size_t length, const sockaddr_in6& from, uint64_t now);
+  void take(const uint8_t* data, size_t length, const sockaddr_in6& from, uint64_t now, const uint8_t* mac);
   // False: the kernel takes no more now.
   bool sendAll(uint64_t now);
   bool sendBatch(const direct::Batch& batch);
@@ -83,6 +83,7 @@ class DirectSocket {
   std::atomic<bool> woken_{false};
   std::thread thread_;
   std::vector<uint8_t> buffer_;
+  std::vector<uint8_t> macs_;
 
   std::mutex mutex_;
   std::condition_variable changed_;

@@ -13,6 +13,15 @@ class RangeSet {
   // Returns how much of it was new.
   uint64_t add(uint64_t start, uint64_t end) {
     if (start >= end) return 0;
+    // Most of what comes goes on where the last ended: no node is made for it.
+    if (!ranges_.empty()) {
+      auto& [first, last] = *std::prev(ranges_.end());
+      if (start == last) {
+        last = end;
+        return end - start;
+      }
+      if (start >= first && end <= last) return 0;
+    }
     uint64_t fresh = end - start;
     const uint64_t asked = start;
     const uint64_t askedEnd = end;

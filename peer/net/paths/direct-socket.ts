@@ -141,7 +141,8 @@ class DirectStream implements ByteStream {
         this.#settle();
         return null;
       }
-      if (bytes !== undefined) return bytes;
+      // Not as the Buffer that the addon makes: its `slice` would not copy.
+      if (bytes !== undefined) return new Uint8Array(bytes.buffer, bytes.byteOffset, bytes.length);
       await new Promise<void>((resolve) => {
         this.#wakeReader = resolve;
       });

@@ -84,7 +84,7 @@ void frame(Bytes& out, uint64_t packetsSent) {
 
 Bytes made(uint64_t packetNumber, uint32_t id, uint64_t packetsSent) {
   wild = below(40) == 0;
-  Bytes out{0xd7, 1};
+  Bytes out{0xd7, 1, 0, 0};
   put(out, below(50) == 0 ? extreme() : id, 4);
   // Some overtake others.
   put(out, wild ? extreme() : packetNumber + below(4), 8);
@@ -122,6 +122,9 @@ int main(int count, char** values) {
       const bool damaged = below(8) == 0;
       if (damaged) damage(packet);
       if (below(damaged ? 10 : 40) != 0) {
+        // The length of all of it; now and then a wrong one.
+        const size_t length = packet.size() + kMacBytes + (below(64) == 0 ? 1 : 0);
+        if (packet.size() > 3) packet[2] = static_cast<uint8_t>(length >> 8), packet[3] = static_cast<uint8_t>(length);
         uint8_t mac[kMacBytes];
         authenticate(options.receiveKey.data(), packet.data(), packet.size(), mac);
         packet.insert(packet.end(), mac, mac + kMacBytes);
