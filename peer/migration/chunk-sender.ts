@@ -36,6 +36,16 @@ export interface ChunkSenderOptions {
 }
 
 /** The sending side of one channel. */
+/** How long a stream is idle before something is sent on it. */
+const FOLLOW_UP_MS = 3_000;
+/** A chunk as it was before the first epoch, which is older than what any leecher has or wants. */
+const NOTHING = encodeChunksHeader({
+  epoch: 0,
+  indexes: Uint32Array.of(0),
+  offsets: Uint32Array.of(ZERO_OFFSET),
+  hashes: new Uint8Array(HASH_BYTES),
+});
+
 export class ChunkSender {
   readonly #options: ChunkSenderOptions;
   readonly #channel: Channel;
@@ -56,7 +66,33 @@ export class ChunkSender {
   /** Sends until the signal aborts or a stream fails. Never resolves otherwise. */
   async run(signal: AbortSignal): Promise<never> {
     const pumps = this.#channel.data.map((stream) => this.#pump(stream, signal));
-    return await Promise.race([...pumps, this.#serveFaults(signal)]);
+    return await Promise.race([...pumps, this.#serveFaults(signal), this.#followUp(signal)]);
+  }
+
+  /**
+   * A record that was left out is seen by the one after it: so there always comes another, which says nothing.
+   * Without it nobody would miss the last chunks of a stream.
+   */
+  async #followUp(signal: AbortSignal): Promise<never> {
+    const streams = [this.#channel.urgent, ...this.#channel.data];
+    const bytesSeen = streams.map((stream) => stream.bytesSent);
+    const waiting = new Set<number>();
+    for (;;) {
+      await sleep(FOLLOW_UP_MS, signal);
+      for (const [i, stream] of streams.entries()) {
+        const isIdle = stream.bytesSent === bytesSeen[i] && stream.bytesSent > 0;
+        if (isIdle && !waiting.has(i)) {
+          waiting.add(i);
+          void stream
+            .send(NOTHING)
+            .catch(() => {
+              // The stream's reader sees the loss.
+            })
+            .finally(() => waiting.delete(i));
+        }
+        bytesSeen[i] = stream.bytesSent;
+      }
+    }
   }
 
   /** From now on what is in the schedule is sent. */

@@ -174,6 +174,20 @@ function swapped(): Attack {
   };
 }
 
+/** All large records on data streams, from one on: nothing but idle streams tell of it. */
+function withheld(): Attack {
+  const struck = new Set<number>();
+  return {
+    toPeer: (message, place, relay) => {
+      if (!isRecord(message) || !onData(place) || message.length < 4_096) return [message];
+      if (struck.has(place.channel)) return [];
+      if (!relay.strike()) return [message];
+      struck.add(place.channel);
+      return [];
+    },
+  };
+}
+
 function otherPairing(): Attack {
   return {
     toPeer: (message, place, relay) => {
@@ -225,6 +239,8 @@ export const CASES: readonly HostileCase[] = [
   { name: "gives records of an earlier channel", reason: "CHANNEL_CORRUPT", make: earlierChannel },
   { name: "swaps two records", reason: "CHANNEL_CORRUPT", make: swapped },
   records("leaves a control record out", onLaterControl, "CHANNEL_CORRUPT", () => []),
+  records("leaves a data record out", onData, "CHANNEL_CORRUPT", () => []),
+  { name: "leaves all chunks out", reason: "CHANNEL_CORRUPT", make: withheld },
   records("cuts a data record short", onData, "PEER_LOST", cut),
   records("cuts a control record short", onControl, "PEER_LOST", cut),
   records("ends a data stream early", onData, "PEER_LOST", ended),
