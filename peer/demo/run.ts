@@ -75,7 +75,7 @@ export async function run(stage: Stage): Promise<Outcome> {
   show.begin("seeder", "opening the region");
   const seeder = startPeer(stage, "the seeder", [
     "seed",
-    ...flags({ file: source.file, region: REGION_NAME, link: options.link }),
+    ...flags({ file: source.file, region: REGION_NAME, link: options.link, path: "relay" }),
     ...source.exportArgs,
     "--once",
     ...flags({ "on-suspend": stopHook(source.pipes) }),
@@ -107,7 +107,7 @@ export async function run(stage: Stage): Promise<Outcome> {
     [
       "leech",
       "-",
-      ...flags({ file: destination.file, link: options.link }),
+      ...flags({ file: destination.file, link: options.link, path: "relay" }),
       ...destination.exportArgs,
       // Nothing holds a reader of a plain file back until its chunk is there: it must be complete before.
       ...(stage.exported ? [] : ["--mode", "precopy"]),
