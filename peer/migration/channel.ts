@@ -57,6 +57,8 @@ const ABORT_MS = 200;
 const FAREWELL_MS = 2_000;
 /** A question that waits for so long may have been lost. */
 const UNANSWERED_MS = 3_000;
+/** When a channel on which nothing is answered is given up. Far more than the longest queue of a path that can be used. */
+const ANSWER_MAX_MS = 20_000;
 /** Of a question whose answer measures nothing. */
 export const NOT_MEASURED = 1;
 const CONTROL_STREAM = 0;
@@ -344,8 +346,10 @@ export async function sayFarewell(
 
 /**
  * Measures the round trip between the peers until the signal aborts: one question at a time. One that is not answered
- * is followed by others, since a record that was left out is seen by the one after it.
+ * is followed by others, since a record that was left out is seen by the one after it; when none is answered, somebody in
+ * between keeps the channel and holds back what is on it.
  *
+ * @throws MigrationError `PEER_LOST`, or the signal's reason
  * @param intervalMs Between two questions; asked before each.
  */
 export async function keepPinging(
@@ -356,7 +360,15 @@ export async function keepPinging(
 ): Promise<never> {
   rtt.reset();
   let askedAtMs = performance.now();
+  let answeredAtMs = askedAtMs;
   for (;;) {
+    if (!rtt.isWaiting) answeredAtMs = performance.now();
+    if (performance.now() - answeredAtMs > ANSWER_MAX_MS) {
+      throw new MigrationError(
+        "PEER_LOST",
+        `nothing of the other peer has come for ${ANSWER_MAX_MS / 1_000} s, though the path is open`,
+      );
+    }
     const isUnanswered = performance.now() - askedAtMs > UNANSWERED_MS;
     if (!rtt.isWaiting || isUnanswered) {
       askedAtMs = performance.now();
