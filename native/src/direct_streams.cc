@@ -7,6 +7,8 @@ namespace memferry::direct {
 namespace {
 
 constexpr size_t kBlockBytes = 64 * 1024;
+// Twice what the largest window has in packets of which every second is lost: more is somebody who sends single bytes.
+constexpr size_t kRangesMax = 20'000;
 constexpr uint64_t kOffsetMax = uint64_t{1} << 62;
 
 }  // namespace
@@ -118,6 +120,7 @@ bool ReceiveStream::receive(uint64_t offset, const uint8_t* data, size_t length,
     offset = contiguous_;
   }
   received_.add(offset, offset + length);
+  if (received_.size() > kRangesMax) return false;
   uint64_t at = offset;
   while (length > 0) {
     Page& page = pages_[at / kPageBytes];
