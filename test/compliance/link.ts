@@ -135,7 +135,7 @@ export function linkCompliance(
           const [near, far] = await pair();
           const [sender, receiver] = towards === "relay" ? [near, far] : [far, near];
           const piece = 64 * 1024;
-          const total = 16 * MIB;
+          const total = 32 * MIB;
           let accepted = 0;
           const sending = (async () => {
             for (let at = 0; at < total; at += piece) {
@@ -145,7 +145,8 @@ export function linkCompliance(
           })();
           await settled(() => accepted);
           expect(accepted).toBeGreaterThan(0);
-          expect(accepted).toBeLessThan(8 * MIB);
+          // The kernels of both sides hold up to ten of them.
+          expect(accepted).toBeLessThan(16 * MIB);
 
           // Another stream is not held up by it.
           const [otherNear, otherFar] = await pair();
@@ -191,7 +192,8 @@ export function linkCompliance(
       const [near, far] = await pair();
       const sent = pattern(5 * MIB, 9);
       const got = take(far, sent.length);
-      void near.write(sent.slice());
+      // The abort may come before the last of it has left.
+      near.write(sent.slice()).catch(() => undefined);
       await near.end();
       expect(same(await got, sent)).toBe(true);
       near.abort("OK", "done");

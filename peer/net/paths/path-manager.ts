@@ -92,6 +92,8 @@ interface DirectPath {
   readonly sinceMs: number;
   readonly bytesBefore: number;
   bestBytesPerS: number;
+  /** It was left because the relay carries more. */
+  slow: boolean;
 }
 
 type Offer = Extract<Signal, { kind: "offer" }>;
@@ -251,7 +253,8 @@ export class PathManager implements SessionPort {
         } else {
           await Promise.race([aborted(path.network.lost), aborted(signal)]);
           const lived = performance.now() - path.sinceMs;
-          this.#failures = lived > GOOD_PATH_MS ? 0 : this.#failures + 1;
+          const good = lived > GOOD_PATH_MS && !path.slow;
+          this.#failures = good ? 0 : this.#failures + 1;
         }
         // Peers that meet anew may do so on another network.
         const { lost } = await session.pairing(signal);
@@ -388,7 +391,8 @@ export class PathManager implements SessionPort {
       Object.assign(rate, { bytesPerS: Math.max(rate.bytesPerS, now.bytesPerS), bytes: now.bytes });
       return;
     }
-    if (role !== "leecher") return;
+    // What is still let in on the relayed path says nothing of this one.
+    if (role !== "leecher" || this.#relayed !== undefined) return;
     const { path, reason } = choosePath({
       policy,
       current: "direct",
@@ -412,7 +416,9 @@ export class PathManager implements SessionPort {
         failures: 0,
       },
     });
-    if (path === "relayed") void direct.network.close(reason);
+    if (path === "direct") return;
+    direct.slow = true;
+    void direct.network.close(reason);
   }
 
   /** Its best: a migration that has little to send measures the migration. */
@@ -435,6 +441,7 @@ export class PathManager implements SessionPort {
       sinceMs: performance.now(),
       bytesBefore: this.#options.measure?.().bytes ?? 0,
       bestBytesPerS: 0,
+      slow: false,
     };
     this.#direct = path;
     this.#movedAtMs = path.sinceMs;
@@ -471,6 +478,7 @@ export class PathManager implements SessionPort {
     const relayed = this.#relayed;
     if (relayed === undefined) return;
     this.#relayed = undefined;
+    this.#movedAtMs = performance.now();
     const { pairing, move } = relayed;
     this.#left.add(pairing);
     move.abort(new ProtocolError("LINK_CLOSED", "the peers go another way now"));

@@ -64,6 +64,10 @@ test("PathManager hands out the relayed path, then the direct one, then the rela
     expect(managers[role].linkKind).toBe("direct");
     expect((await managers[role].pairing()).linkKind).toBe("direct");
   }
+  // What is under way is let in first.
+  expect(relayed.leecher.retire?.signal.aborted).toBe(true);
+  expect(relayed.leecher.lost.aborted).toBe(false);
+  relayed.leecher.retire?.done();
   expect(relayed.leecher.lost.aborted).toBe(true);
   // The source goes on as it was until it sees that the other side uses the new one.
   expect(relayed.seeder.lost.aborted).toBe(false);
@@ -131,6 +135,7 @@ test("the streams of a pairing that was left are not used again, whenever the di
   const one = world();
   const before = await one.managers.leecher.pairing();
   await after(100);
+  before.retire?.done();
   expect(before.lost.aborted).toBe(true);
   last(one.network.paths).leecher.lose("broken at once");
   const back = one.managers.leecher.pairing();
@@ -382,6 +387,15 @@ test("a direct path that carries far less than the relay did is left by the leec
   for (const role of ROLES) {
     expect((await one.managers[role].pairing()).linkKind).toBe("memory");
   }
+});
+
+test("the relayed path is left after 5 s, whatever is still under way on it", async () => {
+  const one = world();
+  const relayed = await one.managers.leecher.pairing();
+  await after(4_000);
+  expect(relayed.lost.aborted).toBe(false);
+  await after(2_000);
+  expect(relayed.lost.aborted).toBe(true);
 });
 
 /** Seals what `SignalSealer` would not: the other peer may be of another make. */
