@@ -206,7 +206,8 @@ bool DirectSocket::write(unsigned stream, const uint8_t* data, size_t length) {
     if (!connection_ || stopping_) return true;
     connection_->write(stream, data, length);
     more = connection_->unsent(stream) <= kUnsentMax || connection_->closed();
-    wantsWrite_[stream] = !more;
+    // An earlier writer may still wait for what it was told, though this one need not.
+    if (!more) wantsWrite_[stream] = true;
   }
   kick();
   return more;

@@ -191,6 +191,25 @@ test("a peer that comes from another address is followed, one who repeats its pa
   expect(far.stats().port).toBe(middle.far);
 });
 
+test("a writer that waits is woken although another one did not have to wait", async () => {
+  const [near, far] = connected();
+  const stream = near.stream(2);
+  const reading = readAll(far.stream(2));
+  let written = 0;
+  for (let round = 0; round < 60; round++) {
+    const sizes = [700_000, 1, 90_000, 5, 300_000, 1];
+    const waiting = sizes.map(async (size, i) => {
+      // So that some come while the stream drains, between too much and little.
+      for (let turn = 0; turn < (round * i) % 7; turn++) await new Promise(setImmediate);
+      await stream.write(new Uint8Array(size));
+      written += size;
+    });
+    await Promise.all(waiting);
+  }
+  await stream.end();
+  expect((await reading).length).toBe(written);
+});
+
 test("a sender that nobody reads from is stopped, and its neighbours go on", async () => {
   const [near, far] = connected();
   let written = 0;
