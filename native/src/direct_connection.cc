@@ -316,7 +316,7 @@ uint64_t Connection::nextAt(uint64_t now) const {
   if (lostAt_ != 0) at = std::min(at, lostAt_);
   if (ackDueAt_ != 0) at = std::min(at, ackDueAt_);
   at = std::min(at, lastElicitingAt_ + (inFlight_ > 0 ? probeTimeout() : kKeepAlive));
-  if (probesDue_ > 0 || hasWindows()) at = now;
+  if (probesDue_ > 0 || anyWindowDue_) at = now;
   if (hasStreamData() && inFlight_ < rate_.window()) at = std::min(at, sendAt_);
   return std::max(at, now);
 }
@@ -327,8 +327,6 @@ bool Connection::hasStreamData() const {
   }
   return false;
 }
-
-bool Connection::hasWindows() const { return anyWindowDue_; }
 
 bool Connection::transmit(uint64_t now, Batch& batch) {
   batch.bytes.clear();
@@ -352,12 +350,8 @@ bool Connection::transmit(uint64_t now, Batch& batch) {
   const bool data = hasStreamData();
   const bool may = data && now >= sendAt_ && inFlight_ < rate_.window();
   const bool ackDue = ackDueAt_ != 0 && (now >= ackDueAt_ || unacknowledged_ >= 2);
-  if (data && !may && inFlight_ >= rate_.window()) {
-    // Held back by the window: not idle.
-  } else if (!data) {
-    rate_.idle(inFlight_);
-  }
-  if (!may && probesDue_ == 0 && !ackDue && !hasWindows()) return false;
+  if (!data) rate_.idle(inFlight_);
+  if (!may && probesDue_ == 0 && !ackDue && !anyWindowDue_) return false;
   if (may && probeMtu(now, batch)) return true;
 
   const size_t size = packetBytes_;
@@ -476,7 +470,7 @@ void Connection::writeWindows(Writer& writer, uint64_t now, Sent& sent) {
 }
 
 // Control and what is urgent first, then the data streams in turn.
-unsigned Connection::writeStreams(Writer& writer, Sent& sent) {
+void Connection::writeStreams(Writer& writer, Sent& sent) {
   const auto put = [&](unsigned stream) {
     SendStream* from = sends_[stream].get();
     if (!from || sent.segments == kSegmentsMax || writer.room() <= kStreamFrameBytes) return false;
@@ -503,7 +497,6 @@ unsigned Connection::writeStreams(Writer& writer, Sent& sent) {
     put(turn_);
     if (sent.segments == kSegmentsMax || writer.room() <= kStreamFrameBytes) break;
   }
-  return sent.segments;
 }
 
 size_t Connection::finish(Writer& writer, uint8_t* out, Sent& sent, uint64_t now) {

@@ -121,10 +121,9 @@ class Connection {
   size_t build(uint8_t* out, size_t room, uint64_t now, bool bulk);
   void writeAck(Writer& writer, uint64_t now);
   void writeWindows(Writer& writer, uint64_t now, Sent& sent);
-  unsigned writeStreams(Writer& writer, Sent& sent);
+  void writeStreams(Writer& writer, Sent& sent);
   size_t finish(Writer& writer, uint8_t* out, Sent& sent, uint64_t now);
   bool hasStreamData() const;
-  bool hasWindows() const;
   uint64_t lossDelay() const;
   uint64_t probeTimeout() const;
   bool probeMtu(uint64_t now, Batch& batch);

@@ -15,6 +15,7 @@
 #include <cstring>
 #include <utility>
 
+#include "socket_options.h"
 #include "thread_name.h"
 
 #ifndef UDP_SEGMENT
@@ -47,13 +48,6 @@ uint64_t microseconds() {
 }
 
 void setOption(int socket, int level, int name, int value) { setsockopt(socket, level, name, &value, sizeof value); }
-
-void setBuffer(int socket, int forced, int asked) {
-  // Beyond the administrator's bound only with the capability; else up to it.
-  if (setsockopt(socket, SOL_SOCKET, forced, &kSocketBufferBytes, sizeof kSocketBufferBytes) != 0) {
-    setOption(socket, SOL_SOCKET, asked, kSocketBufferBytes);
-  }
-}
 
 std::string textOf(const sockaddr_in6& address) {
   char text[INET6_ADDRSTRLEN] = {};
@@ -108,8 +102,8 @@ std::shared_ptr<DirectSocket> DirectSocket::open(uint16_t port, std::function<vo
   }
   getsockname(fd, reinterpret_cast<sockaddr*>(&local), &length);
   made->port_ = ntohs(made->ipv4Only_ ? reinterpret_cast<sockaddr_in&>(local).sin_port : local.sin6_port);
-  setBuffer(fd, SO_RCVBUFFORCE, SO_RCVBUF);
-  setBuffer(fd, SO_SNDBUFFORCE, SO_SNDBUF);
+  raiseSocketBuffer(fd, kSocketBufferBytes, SO_RCVBUFFORCE, SO_RCVBUF);
+  raiseSocketBuffer(fd, kSocketBufferBytes, SO_SNDBUFFORCE, SO_SNDBUF);
   // Packets are sized by what was found to arrive, not by what the kernel was told of the path: that could be forged.
   setOption(fd, IPPROTO_IP, IP_MTU_DISCOVER, IP_PMTUDISC_PROBE);
   if (!made->ipv4Only_) setOption(fd, IPPROTO_IPV6, IPV6_MTU_DISCOVER, IPV6_PMTUDISC_PROBE);

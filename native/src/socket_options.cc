@@ -28,15 +28,6 @@ int optionOf(int fd, int level, int name) {
   return ::getsockopt(fd, level, name, &value, &length) == 0 ? value : -1;
 }
 
-// The kernel doubles what it is given, for its own bookkeeping, and tells the double.
-int raise(int fd, int bytes, int forced, int plain) {
-  if (optionOf(fd, SOL_SOCKET, plain) / 2 < bytes &&
-      ::setsockopt(fd, SOL_SOCKET, forced, &bytes, sizeof bytes) != 0) {
-    ::setsockopt(fd, SOL_SOCKET, plain, &bytes, sizeof bytes);
-  }
-  return optionOf(fd, SOL_SOCKET, plain) / 2;
-}
-
 std::string congestionControlOf(int fd) {
   char name[kNameBytes + 1] = {};
   socklen_t length = kNameBytes;
@@ -54,6 +45,15 @@ int descriptor(Arguments& arguments, const Napi::Value& value) {
 }
 
 }  // namespace
+
+// The kernel doubles what it is given, for its own bookkeeping, and tells the double.
+int raiseSocketBuffer(int fd, int bytes, int forced, int plain) {
+  if (optionOf(fd, SOL_SOCKET, plain) / 2 < bytes &&
+      ::setsockopt(fd, SOL_SOCKET, forced, &bytes, sizeof bytes) != 0) {
+    ::setsockopt(fd, SOL_SOCKET, plain, &bytes, sizeof bytes);
+  }
+  return optionOf(fd, SOL_SOCKET, plain) / 2;
+}
 
 Napi::Value setCongestionControl(const Napi::CallbackInfo& info) {
   const Napi::Env env = info.Env();
@@ -97,8 +97,8 @@ Napi::Value setSocketBuffers(const Napi::CallbackInfo& info) {
   const int send = bytesOf("send");
   if (!arguments.ok()) return env.Undefined();
   Napi::Object out = Napi::Object::New(env);
-  out.Set("receive", raise(fd, receive, SO_RCVBUFFORCE, SO_RCVBUF));
-  out.Set("send", raise(fd, send, SO_SNDBUFFORCE, SO_SNDBUF));
+  out.Set("receive", raiseSocketBuffer(fd, receive, SO_RCVBUFFORCE, SO_RCVBUF));
+  out.Set("send", raiseSocketBuffer(fd, send, SO_SNDBUFFORCE, SO_SNDBUF));
   return out;
 }
 

@@ -6,6 +6,8 @@
 
 namespace memferry {
 
+// Beyond the administrator's bound only with the capability, else up to it; never lowers. Usable bytes as they are now.
+int raiseSocketBuffer(int fd, int bytes, int forced, int plain);
 // setCongestionControl(fd, name): null if it is in force now, else why not.
 Napi::Value setCongestionControl(const Napi::CallbackInfo& info);
 // setUnsentBytesMax(fd, bytes): TCP_NOTSENT_LOWAT; whether the kernel took it.

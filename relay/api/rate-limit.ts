@@ -3,6 +3,7 @@
  *
  * @module
  */
+import { TokenBucket } from "../token-bucket.ts";
 
 export interface RateLimitOptions {
   readonly perSecond: number;
@@ -13,15 +14,10 @@ export interface RateLimitOptions {
   readonly clock: () => number;
 }
 
-interface Bucket {
-  tokens: number;
-  atMs: number;
-}
-
 export class RateLimit {
   readonly #options: RateLimitOptions;
   /** In order of use: a bucket that is touched goes to the end. */
-  readonly #buckets = new Map<string, Bucket>();
+  readonly #buckets = new Map<string, TokenBucket>();
 
   constructor(options: RateLimitOptions) {
     this.#options = options;
@@ -30,26 +26,18 @@ export class RateLimit {
   /** Takes one token. @returns 0, or how many seconds to wait. */
   take(key: string): number {
     const bucket = this.#touch(key);
-    if (bucket.tokens >= 1) {
-      bucket.tokens -= 1;
-      return 0;
-    }
-    return (1 - bucket.tokens) / this.#options.perSecond;
+    return bucket.take() ? 0 : bucket.waitS();
   }
 
   /** Seconds to wait before `take` would succeed; takes nothing. */
   waitS(key: string): number {
-    const { tokens } = this.#touch(key);
-    return tokens >= 1 ? 0 : (1 - tokens) / this.#options.perSecond;
+    return this.#touch(key).waitS();
   }
 
-  #touch(key: string): Bucket {
+  #touch(key: string): TokenBucket {
     const { perSecond, burst, keysMax, clock } = this.#options;
-    const nowMs = clock();
     const known = this.#buckets.get(key);
-    const bucket = known ?? { tokens: burst, atMs: nowMs };
-    bucket.tokens = Math.min(burst, bucket.tokens + ((nowMs - bucket.atMs) / 1000) * perSecond);
-    bucket.atMs = nowMs;
+    const bucket = known ?? new TokenBucket(perSecond, burst, clock);
     if (known !== undefined) this.#buckets.delete(key);
     this.#buckets.set(key, bucket);
     if (this.#buckets.size > keysMax) {

@@ -42,7 +42,7 @@ import { verifies, type VerifyProof } from "./proof.ts";
 import { refuse } from "./refusal.ts";
 import { SessionRecords } from "./record-lane.ts";
 import { Room, send, type LivePeer, type Member, type OnBytes } from "./room.ts";
-import { TokenBucket } from "./token-bucket.ts";
+import { TokenBucket } from "../token-bucket.ts";
 import type { JoinedSession, SessionStore } from "./session-store.ts";
 
 /** Progress reaches the database at most this often; the API shows what is in memory. */

@@ -258,7 +258,8 @@ export class PathManager implements SessionPort {
         }
         // Peers that meet anew may do so on another network.
         const { lost } = await session.pairing(signal);
-        await this.#pause(retryInMs(this.#failures), AbortSignal.any([signal, lost]));
+        const waking = AbortSignal.any([signal, lost]);
+        await sleep(retryInMs(this.#failures), waking).catch(() => undefined);
         signal.throwIfAborted();
         const sinceMs = performance.now() - startedAtMs;
         if (sinceMs < ATTEMPT_INTERVAL_MS) await sleep(ATTEMPT_INTERVAL_MS - sinceMs, signal);
@@ -269,10 +270,6 @@ export class PathManager implements SessionPort {
         await sleep(ATTEMPT_INTERVAL_MS, signal).catch(() => undefined);
       }
     }
-  }
-
-  async #pause(ms: number, waking: AbortSignal): Promise<void> {
-    await sleep(ms, waking).catch(() => undefined);
   }
 
   async #try(): Promise<DirectPath | undefined> {
