@@ -39,9 +39,9 @@ export interface ChunkIntakeOptions {
   readonly ready: (signal: AbortSignal) => Promise<void>;
   /** Whether somebody here waits for chunks, or soon may: then what is under way must not stand in queues. */
   readonly mayFault: () => boolean;
-  /** Chunks were stored. */
-  readonly onStored: () => void;
-  /** A chunk could not be stored: the end of this side, whatever the streams say. */
+  /** Chunks were stored; `again` are those to be asked for once more, for their bytes were not what was promised. */
+  readonly onStored: (again: readonly number[]) => void;
+  /** A chunk could not be stored. */
   readonly onStoreError: (error: unknown) => void;
 }
 
@@ -103,9 +103,8 @@ export class ChunkIntake {
       }
       const stored = receiver.receive(message).then(
         (again) => {
-          if (again.length > 0) this.fault(Uint32Array.from(again));
           this.#stored.notify();
-          onStored();
+          onStored(again);
         },
         (error: unknown) => {
           onStoreError(error);

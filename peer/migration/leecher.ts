@@ -38,8 +38,11 @@ import { progressOf, reportOf, totalsOf, type LeecherNumbers } from "./leecher-n
 import { backOff, Latch } from "./latch.ts";
 import {
   CHANNEL_FAILURES_MAX,
+  CHECKPOINT_INTERVAL_MS,
   FAREWELL_PATIENCE_MS,
   FINALIZE_DEADLINE_MS,
+  NO_ROOM_FAILURES,
+  REPORT_INTERVAL_MS,
   REVOKE_COURTESY_MS,
 } from "./limits.ts";
 import { Manifest, requireEqualRoots, withRoots } from "./manifest.ts";
@@ -48,12 +51,6 @@ import { isSameOffer } from "./messages.ts";
 import { Rounds } from "./rounds.ts";
 import { hasMoved, type Ownership } from "./session-port.ts";
 import { StoreWatch } from "./store-watch.ts";
-
-const REPORT_INTERVAL_MS = 1_000;
-/** How many lost channels a full disk counts for: the pause before it is looked at again. */
-const NO_ROOM_FAILURES = 5;
-/** After the commit, how much work a crash of this host may cost again. */
-const CHECKPOINT_INTERVAL_MS = 5_000;
 
 export class Leecher {
   readonly #options: LeecherOptions;
@@ -261,10 +258,8 @@ export class Leecher {
         rttMs: () => this.#rtt.rttMs,
         ready: (until) => this.#changed.until(() => this.#tracking, until),
         mayFault: () => this.#finalizeAsked && this.#options.mode !== "precopy",
-        onStored: () => this.#stored(receiver),
-        onStoreError: (error) => {
-          if (!signal.aborted) this.#storeFailed(error);
-        },
+        onStored: (again) => this.#stored(receiver, again),
+        onStoreError: (error) => this.#storeFailed(error, channel),
       });
       this.#intake = intake;
       tasks.push(
@@ -519,12 +514,21 @@ export class Leecher {
     receiver.settled.notify();
   }
 
-  #storeFailed(error: unknown): void {
+  #storeFailed(error: unknown, channel: Channel): void {
+    if (this.#over.signal.aborted) return;
+    if (channel !== this.#channel) {
+      // The copies that came on this one meanwhile seemed to be here already.
+      this.#channel?.abort("what an earlier channel brought could not be stored");
+      return;
+    }
+    if (channel.lost.aborted) return;
     if (this.#watch.mayPass(error, this.#committed)) return;
     this.#end({ error: withRoots(error, this.#manifest, this.#finalized?.root) });
   }
 
-  #stored(receiver: ChunkReceiver): void {
+  #stored(receiver: ChunkReceiver, again: readonly number[]): void {
+    // On the channel of now: the one that brought them may be lost, and another copy have seemed to be here already.
+    if (again.length > 0) this.#intake?.fault(Uint32Array.from(again));
     this.#watch.stored(receiver.mismatches);
     const { finalize } = this.#options;
     const chunkCount = this.#destination?.region.chunkCount ?? 0;

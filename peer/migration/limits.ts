@@ -52,3 +52,9 @@ export const KNOWS_CHUNKS_MAX = 1_024;
 export const EPOCHS_RESERVED = 4_096;
 /** Dirty bytes that are hashed while the workload stands still; beyond, the root is compared at the end only. */
 export const HASH_SUSPENDED_BYTES_MAX = 256 * 1024 * 1024;
+/** Between reports of progress to the relay. */
+export const REPORT_INTERVAL_MS = 1_000;
+/** How many lost channels a full disk counts for: the pause before it is looked at again. */
+export const NO_ROOM_FAILURES = 5;
+/** After the commit, how much work a crash of the destination's host may cost again. */
+export const CHECKPOINT_INTERVAL_MS = 5_000;

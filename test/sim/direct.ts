@@ -135,6 +135,7 @@ export class SimDirect {
       leecher,
       { actor: seeder, accept: () => undefined },
       "direct",
+      false,
     );
     for (const role of ["seeder", "leecher"] as const) this.#watch(role);
   }

@@ -213,6 +213,11 @@ export const MUTANTS: readonly Mutant[] = [
     "    const count = piece.length;\n    await to.write(piece);\n",
     "    const count = piece.length;\n    to.write(piece).catch(() => undefined);\n",
   ]),
+  mutant("a damaged copy is asked for on the channel that brought it", [
+    LEECHER,
+    "onStored: (again) => this.#stored(receiver, again),",
+    "onStored: (again) => {\n          if (again.length > 0) intake.fault(Uint32Array.from(again));\n          this.#stored(receiver, []);\n        },",
+  ]),
   mutant("a dead stream waits for its twin", [
     "relay/switchboard/room.ts",
     "if (this.#waiting.get(frame.streamIndex) !== entry) return;",
