@@ -11,8 +11,10 @@ import { Buffer } from "node:buffer";
 import { sql } from "drizzle-orm";
 import {
   bigint,
+  boolean,
   check,
   customType,
+  date,
   index,
   integer,
   jsonb,
@@ -43,7 +45,16 @@ const hexId = customType<{ data: string; driverData: string }>({
 const instant = (name: string) =>
   timestamp(name, { withTimezone: true, precision: 3, mode: "date" });
 
-export const API_SCOPES = ["sessions:read", "sessions:write", "sessions:control", "admin"] as const;
+/** `admin` is good for everything in its project, `operator` for the relay itself and every project. */
+export const API_SCOPES = [
+  "sessions:read",
+  "sessions:write",
+  "sessions:control",
+  "peers:read",
+  "peers:write",
+  "admin",
+  "operator",
+] as const;
 export type ApiScope = (typeof API_SCOPES)[number];
 
 export const SESSION_MODES = ["live", "precopy"] as const;
@@ -56,6 +67,59 @@ export interface SessionLimits {
   readonly deadlineMs?: number | undefined;
   readonly maxRounds?: number | undefined;
 }
+
+export const DEADLINE_POLICIES = ["cancel", "finalize", "postcopy"] as const;
+
+/** What happens without anybody asking. */
+export interface SessionPolicy {
+  /** When `limits.deadlineMs` has passed since the start. */
+  readonly onDeadline?: (typeof DEADLINE_POLICIES)[number] | undefined;
+  readonly allowPostcopy?: boolean | undefined;
+  /** Waits for `:start` once both peers are there. */
+  readonly startPaused?: boolean | undefined;
+}
+
+/** A precondition that a peer has looked at. */
+export interface SessionCheck {
+  readonly name: string;
+  readonly severity: "ok" | "info" | "warning" | "error";
+  readonly message: string;
+  readonly fix: string;
+}
+
+/** A project's own bounds; what is not named has the relay's default. */
+export interface ProjectLimits {
+  readonly sessions?: number | undefined;
+  readonly pendingSessions?: number | undefined;
+  readonly peers?: number | undefined;
+  readonly apiKeys?: number | undefined;
+  readonly webhooks?: number | undefined;
+  readonly relayedBytesPerS?: number | undefined;
+  readonly relayedBytesPerMonth?: number | undefined;
+}
+
+export interface MigrationPolicy {
+  /** `all`: no session of the group switches over before all can. */
+  readonly consistency: "all" | "each";
+}
+
+export const PEER_CAPABILITIES = ["fuse", "nbd", "nbdKernel", "loop", "uffd", "direct"] as const;
+export type PeerCapability = (typeof PEER_CAPABILITIES)[number];
+
+export const REGION_KINDS = ["memory", "disk", "file"] as const;
+export type RegionKind = (typeof REGION_KINDS)[number];
+
+export const ORDER_KINDS = ["seed", "leech", "mount", "finalize", "cancel"] as const;
+/** What an agent is told to do. */
+export type OrderKind = (typeof ORDER_KINDS)[number];
+
+export const ORDER_STATES = ["queued", "running", "done", "failed", "cancelled"] as const;
+export type OrderState = (typeof ORDER_STATES)[number];
+
+export const DELIVERY_STATES = ["pending", "delivered", "failed"] as const;
+export type DeliveryState = (typeof DELIVERY_STATES)[number];
+
+export type EventData = Record<string, string | number | boolean>;
 
 /** Milestones of a session, each the first time it was met. ISO 8601. */
 export interface SessionTimes {
@@ -77,7 +141,10 @@ export interface PeerDescription {
 export const project = pgTable("project", {
   id: hexId("id").primaryKey(),
   name: text("name").notNull().unique(),
+  limits: jsonb("limits").$type<ProjectLimits>().notNull().default({}),
+  version: integer("version").notNull().default(1),
   createdAt: instant("created_at").notNull().defaultNow(),
+  updatedAt: instant("updated_at").notNull().defaultNow(),
 });
 
 export const apiKey = pgTable(
@@ -93,12 +160,35 @@ export const apiKey = pgTable(
     /** SHA-256 of 32 random bytes; the key itself is stored nowhere. */
     secretHash: bytea("secret_hash").notNull(),
     scopes: jsonb("scopes").$type<ApiScope[]>().notNull(),
+    /** Prefix of the key that made it; empty: the relay, at its first start. */
+    createdBy: text("created_by").notNull().default(""),
     createdAt: instant("created_at").notNull().defaultNow(),
     expiresAt: instant("expires_at"),
     revokedAt: instant("revoked_at"),
     lastUsedAt: instant("last_used_at"),
   },
   (table) => [index("api_key_project").on(table.projectId)],
+);
+
+/** Sessions that belong together: the memory and the disks of one virtual machine. */
+export const migration = pgTable(
+  "migration",
+  {
+    id: hexId("id").primaryKey(),
+    projectId: hexId("project_id")
+      .notNull()
+      .references(() => project.id, { onDelete: "cascade" }),
+    name: text("name").notNull(),
+    labels: jsonb("labels").$type<Record<string, string>>().notNull().default({}),
+    policy: jsonb("policy").$type<MigrationPolicy>().notNull(),
+    createdBy: text("created_by").notNull(),
+    version: integer("version").notNull().default(1),
+    createdAt: instant("created_at").notNull().defaultNow(),
+    updatedAt: instant("updated_at").notNull().defaultNow(),
+  },
+  (table) => [
+    index("migration_project_created").on(table.projectId, table.createdAt.desc(), table.id.desc()),
+  ],
 );
 
 export const session = pgTable(
@@ -108,6 +198,7 @@ export const session = pgTable(
     projectId: hexId("project_id")
       .notNull()
       .references(() => project.id, { onDelete: "cascade" }),
+    migrationId: hexId("migration_id").references(() => migration.id, { onDelete: "set null" }),
     name: text("name").notNull(),
     labels: jsonb("labels").$type<Record<string, string>>().notNull().default({}),
     state: text("state").$type<SessionState>().notNull().default("pending"),
@@ -115,6 +206,12 @@ export const session = pgTable(
     reasonMessage: text("reason_message").notNull().default(""),
     mode: text("mode").$type<SessionMode>().notNull().default("live"),
     limits: jsonb("limits").$type<SessionLimits>().notNull().default({}),
+    policy: jsonb("policy").$type<SessionPolicy>().notNull().default({}),
+    checks: jsonb("checks").$type<SessionCheck[]>(),
+    checkedAt: instant("checked_at"),
+    /** Enrolled peers that were ordered to take part; null for one that came with a ticket. */
+    seederPeerId: text("seeder_peer_id"),
+    leecherPeerId: text("leecher_peer_id"),
     regionName: text("region_name"),
     regionBytes: bigint("region_bytes", { mode: "number" }),
     chunkBytes: integer("chunk_bytes"),
@@ -142,6 +239,9 @@ export const session = pgTable(
     // Lists are newest first; the id breaks ties.
     index("session_project_created").on(table.projectId, table.createdAt.desc(), table.id.desc()),
     index("session_project_state").on(table.projectId, table.state),
+    index("session_migration").on(table.migrationId),
+    // What is over is cleared away by its age.
+    index("session_ended").on(table.endedAt),
     check("session_owner", sql`${table.owner} in ('seeder', 'leecher')`),
     // Nobody can own a region that was given back: the rule that no code path may get around.
     check(
@@ -256,10 +356,270 @@ export const usage = pgTable("usage", {
   updatedAt: instant("updated_at").notNull().defaultNow(),
 });
 
+/** What a project used, by UTC day and by how its bytes went. */
+export const usageDay = pgTable(
+  "usage_day",
+  {
+    projectId: hexId("project_id")
+      .notNull()
+      .references(() => project.id, { onDelete: "cascade" }),
+    day: date("day", { mode: "string" }).notNull(),
+    /** The kind of link: `websocket`, `webtransport`; `direct` as the peers report it. */
+    path: text("path").notNull(),
+    bytes: bigint("bytes", { mode: "number" }).notNull().default(0),
+    sessionSeconds: bigint("session_seconds", { mode: "number" }).notNull().default(0),
+  },
+  (table) => [primaryKey({ columns: [table.projectId, table.day, table.path] })],
+);
+
+/** A host that was enrolled, known by its ed25519 key. */
+export const peer = pgTable(
+  "peer",
+  {
+    /** The public key, 64 hexadecimal digits. */
+    id: text("id").primaryKey(),
+    projectId: hexId("project_id")
+      .notNull()
+      .references(() => project.id, { onDelete: "cascade" }),
+    name: text("name").notNull(),
+    labels: jsonb("labels").$type<Record<string, string>>().notNull().default({}),
+    /** X25519, for what other peers seal to this one; signed by the peer's own key. */
+    sealingKey: bytea("sealing_key").notNull(),
+    sealingKeySignature: bytea("sealing_key_signature").notNull(),
+    host: text("host").notNull().default(""),
+    zone: text("zone").notNull().default(""),
+    peerVersion: text("peer_version").notNull().default(""),
+    platform: text("platform").notNull().default(""),
+    kernel: text("kernel").notNull().default(""),
+    capabilities: jsonb("capabilities").$type<PeerCapability[]>().notNull().default([]),
+    natClass: text("nat_class").notNull().default("unknown"),
+    diskFreeBytes: bigint("disk_free_bytes", { mode: "number" }),
+    /** Names of hooks that its own configuration allows. */
+    hooks: jsonb("hooks").$type<string[]>().notNull().default([]),
+    /** Connected at the moment, as its relay last said. */
+    online: boolean("online").notNull().default(false),
+    lastSeenAt: instant("last_seen_at"),
+    version: integer("version").notNull().default(1),
+    createdAt: instant("created_at").notNull().defaultNow(),
+    updatedAt: instant("updated_at").notNull().defaultNow(),
+  },
+  (table) => [
+    unique("peer_project_name").on(table.projectId, table.name),
+    check("peer_key", sql`${table.id} ~ '^[0-9a-f]{64}$'`),
+  ],
+);
+
+/** A one-use code that makes a host a peer of the project. */
+export const enrollment = pgTable(
+  "enrollment",
+  {
+    id: hexId("id").primaryKey(),
+    projectId: hexId("project_id")
+      .notNull()
+      .references(() => project.id, { onDelete: "cascade" }),
+    /** The name that the peer gets; empty: its host's. */
+    name: text("name").notNull(),
+    labels: jsonb("labels").$type<Record<string, string>>().notNull().default({}),
+    /** SHA-256 of 32 random bytes. */
+    codeHash: bytea("code_hash").notNull().unique(),
+    createdBy: text("created_by").notNull(),
+    createdAt: instant("created_at").notNull().defaultNow(),
+    expiresAt: instant("expires_at").notNull(),
+    usedAt: instant("used_at"),
+    peerId: text("peer_id").references(() => peer.id, { onDelete: "set null" }),
+  },
+  (table) => [index("enrollment_project").on(table.projectId, table.createdAt.desc())],
+);
+
+/** What a peer offers, by the names of its own configuration. */
+export const offeredRegion = pgTable(
+  "offered_region",
+  {
+    peerId: text("peer_id")
+      .notNull()
+      .references(() => peer.id, { onDelete: "cascade" }),
+    name: text("name").notNull(),
+    kind: text("kind").$type<RegionKind>().notNull(),
+    bytes: bigint("bytes", { mode: "number" }).notNull(),
+    chunkBytes: integer("chunk_bytes").notNull(),
+    /** The session that it moves in now. */
+    sessionId: hexId("session_id").references(() => session.id, { onDelete: "set null" }),
+    updatedAt: instant("updated_at").notNull().defaultNow(),
+  },
+  (table) => [primaryKey({ columns: [table.peerId, table.name] })],
+);
+
+/** What a peer was told to do. Secrets in `body` are sealed by one peer to another. */
+export const peerOrder = pgTable(
+  "peer_order",
+  {
+    id: hexId("id").primaryKey(),
+    projectId: hexId("project_id")
+      .notNull()
+      .references(() => project.id, { onDelete: "cascade" }),
+    peerId: text("peer_id")
+      .notNull()
+      .references(() => peer.id, { onDelete: "cascade" }),
+    sessionId: hexId("session_id").references(() => session.id, { onDelete: "cascade" }),
+    kind: text("kind").$type<OrderKind>().notNull(),
+    body: jsonb("body").$type<Record<string, unknown>>().notNull(),
+    state: text("state").$type<OrderState>().notNull().default("queued"),
+    problemCode: text("problem_code").notNull().default(""),
+    problemMessage: text("problem_message").notNull().default(""),
+    createdAt: instant("created_at").notNull().defaultNow(),
+    updatedAt: instant("updated_at").notNull().defaultNow(),
+    endedAt: instant("ended_at"),
+  },
+  (table) => [
+    index("peer_order_open").on(table.peerId, table.state, table.createdAt),
+    index("peer_order_session").on(table.sessionId),
+  ],
+);
+
+/** What happened in a project, in order: event streams resume from it and webhooks are fed by it. */
+export const projectEvent = pgTable(
+  "project_event",
+  {
+    id: bigint("id", { mode: "number" }).primaryKey().generatedAlwaysAsIdentity(),
+    projectId: hexId("project_id")
+      .notNull()
+      .references(() => project.id, { onDelete: "cascade" }),
+    at: instant("at").notNull().defaultNow(),
+    /** Such as `session.committed`, `peer.enrolled`. */
+    type: text("type").notNull(),
+    subjectKind: text("subject_kind").notNull(),
+    subjectId: text("subject_id").notNull(),
+    data: jsonb("data").$type<EventData>().notNull().default({}),
+  },
+  (table) => [
+    index("project_event_project").on(table.projectId, table.id),
+    index("project_event_at").on(table.at),
+  ],
+);
+
+/** Who did what. Rows are added and, past their time, removed; never changed. */
+export const audit = pgTable(
+  "audit",
+  {
+    id: bigint("id", { mode: "number" }).primaryKey().generatedAlwaysAsIdentity(),
+    projectId: hexId("project_id")
+      .notNull()
+      .references(() => project.id, { onDelete: "cascade" }),
+    at: instant("at").notNull().defaultNow(),
+    /** `key:PREFIX`, `peer:ID`, `relay`. */
+    actor: text("actor").notNull(),
+    remoteAddress: text("remote_address").notNull().default(""),
+    requestId: text("request_id").notNull().default(""),
+    /** Such as `key.revoke`. */
+    action: text("action").notNull(),
+    targetKind: text("target_kind").notNull(),
+    targetId: text("target_id").notNull(),
+    /** What was there before and after, secrets left out. */
+    before: jsonb("before").$type<Record<string, unknown>>(),
+    after: jsonb("after").$type<Record<string, unknown>>(),
+  },
+  (table) => [
+    index("audit_project").on(table.projectId, table.id.desc()),
+    index("audit_at").on(table.at),
+  ],
+);
+
+/** The answer to a request that may be sent again. */
+export const idempotentRequest = pgTable(
+  "idempotent_request",
+  {
+    keyId: hexId("key_id")
+      .notNull()
+      .references(() => apiKey.id, { onDelete: "cascade" }),
+    /** The `Idempotency-Key` header. */
+    token: text("token").notNull(),
+    /** SHA-256 of method, path and body. */
+    requestHash: bytea("request_hash").notNull(),
+    /** Null while the first request is under way. */
+    status: integer("status"),
+    /** Headers and body, encrypted under a key that only the API key's holder can derive: it may hold tickets. */
+    sealedAnswer: bytea("sealed_answer"),
+    createdAt: instant("created_at").notNull().defaultNow(),
+  },
+  (table) => [
+    primaryKey({ columns: [table.keyId, table.token] }),
+    index("idempotent_request_created").on(table.createdAt),
+  ],
+);
+
+export const webhook = pgTable(
+  "webhook",
+  {
+    id: hexId("id").primaryKey(),
+    projectId: hexId("project_id")
+      .notNull()
+      .references(() => project.id, { onDelete: "cascade" }),
+    url: text("url").notNull(),
+    /** Event types; `*` at the end stands for the rest. */
+    eventTypes: jsonb("event_types").$type<string[]>().notNull(),
+    enabled: boolean("enabled").notNull().default(true),
+    /** Signs deliveries; encrypted under the relay's own key. */
+    sealedSecret: bytea("sealed_secret").notNull(),
+    /** The one before the last rotation, until it is over. */
+    previousSealedSecret: bytea("previous_sealed_secret"),
+    previousUntil: instant("previous_until"),
+    /** The last `project_event.id` that was made a delivery. */
+    cursor: bigint("cursor", { mode: "number" }).notNull(),
+    version: integer("version").notNull().default(1),
+    createdBy: text("created_by").notNull(),
+    createdAt: instant("created_at").notNull().defaultNow(),
+    updatedAt: instant("updated_at").notNull().defaultNow(),
+  },
+  (table) => [index("webhook_project").on(table.projectId)],
+);
+
+export const webhookDelivery = pgTable(
+  "webhook_delivery",
+  {
+    id: hexId("id").primaryKey(),
+    webhookId: hexId("webhook_id")
+      .notNull()
+      .references(() => webhook.id, { onDelete: "cascade" }),
+    eventId: bigint("event_id", { mode: "number" }).notNull(),
+    type: text("type").notNull(),
+    payload: text("payload").notNull(),
+    state: text("state").$type<DeliveryState>().notNull().default("pending"),
+    attempts: integer("attempts").notNull().default(0),
+    nextAttemptAt: instant("next_attempt_at").notNull().defaultNow(),
+    statusCode: integer("status_code"),
+    problem: text("problem").notNull().default(""),
+    createdAt: instant("created_at").notNull().defaultNow(),
+    deliveredAt: instant("delivered_at"),
+  },
+  (table) => [
+    unique("webhook_delivery_event").on(table.webhookId, table.eventId),
+    index("webhook_delivery_due").on(table.state, table.nextAttemptAt),
+  ],
+);
+
+export const RELAY_STATES = ["active", "draining"] as const;
+export type RelayState = (typeof RELAY_STATES)[number];
+
+/** What a relay says of itself with each heartbeat. */
+export interface RelayLoad {
+  readonly sessions: number;
+  readonly bytesPerS: number;
+  readonly cpuRatio: number;
+  readonly memoryBytes: number;
+  readonly openFiles: number;
+  readonly openFilesMax: number;
+}
+
 export const relayInstance = pgTable("relay_instance", {
   id: hexId("id").primaryKey(),
   url: text("url").notNull(),
   version: text("version").notNull(),
+  name: text("name").notNull().default(""),
+  zone: text("zone").notNull().default(""),
+  state: text("state").$type<RelayState>().notNull().default("active"),
+  /** What an operator wants it to be. */
+  wantedState: text("wanted_state").$type<RelayState>().notNull().default("active"),
+  load: jsonb("load").$type<RelayLoad>(),
   startedAt: instant("started_at").notNull().defaultNow(),
   heartbeatAt: instant("heartbeat_at").notNull().defaultNow(),
 });
