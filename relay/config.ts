@@ -1,13 +1,20 @@
 /**
- * What the relay was told: flags over environment over defaults. The only reader of the environment.
+ * What the relay was told: flags over environment over file over defaults. The only reader of the environment.
  *
  * @module
  */
+import { readFileSync } from "node:fs";
 import { homedir } from "node:os";
 import { join, resolve } from "node:path";
-import { parseArgs } from "node:util";
 
+import { DEFAULTS } from "./config/defaults.ts";
+import { readOptions, type Given, type OptionName } from "./config/options.ts";
+import { systemCode } from "./errors.ts";
 import { LOG_LEVELS, type LogLevel } from "./log.ts";
+import { messageOf } from "./protocol/errors.ts";
+import { parseAddressRange, type AddressRange } from "./runtime/address-range.ts";
+
+export { HELP } from "./config/help.ts";
 
 export interface Address {
   /** Without brackets; empty for every address of this host. */
@@ -29,6 +36,16 @@ export interface RelayConfig {
   readonly certificate:
     | { readonly certificatePath: string; readonly privateKeyPath: string }
     | undefined;
+  /** A certificate that an authority issues and renews; never together with `certificate`. */
+  readonly acme: AcmeConfig | undefined;
+  /** The operator's key for what is sealed in the database; undefined for one in the data directory. */
+  readonly secretKeyFile: string | undefined;
+  /** Shown in the list of relays. */
+  readonly name: string;
+  readonly zone: string;
+  /** How long a relay that goes down lets data in flight arrive. */
+  readonly drainWaitMs: number;
+  readonly webhooks: WebhookConfig;
   readonly webTransport: boolean;
   /** UDP ports for address discovery, 0 for any that is free; undefined if it is off. */
   readonly discoveryPorts: readonly [number, number] | undefined;
@@ -39,98 +56,53 @@ export interface RelayConfig {
   readonly userConfigFile: string | undefined;
 }
 
+export interface AcmeConfig {
+  /** Names, in lower case; at least one. */
+  readonly domains: readonly string[];
+  readonly email: string | undefined;
+  readonly directoryUrl: string;
+  /** Certificates that the authority's API is trusted by; undefined for the system's. */
+  readonly caFile: string | undefined;
+  /** Plain HTTP, where the authority asks for the proof. */
+  readonly challenge: Address;
+}
+
+export interface WebhookConfig {
+  /** Addresses that are not public and may be called all the same. */
+  readonly allow: readonly AddressRange[];
+  /** Without TLS. */
+  readonly http: boolean;
+}
+
+/** How the relay was called. */
 export type ConfigOutcome =
   | { readonly kind: "config"; readonly config: RelayConfig }
   | { readonly kind: "help" }
   /** One line each, with the cure. */
-  | { readonly kind: "problems"; readonly problems: readonly string[] };
+  | { readonly kind: "problems"; readonly problems: readonly string[] }
+  /** What was wrong so far, and the rest, for it to be looked at as well. */
+  | {
+      readonly kind: "check";
+      readonly problems: readonly string[];
+      readonly config: RelayConfig;
+    };
 
-const DEFAULT_LISTEN = "127.0.0.1:8443";
-const DEFAULT_DASHBOARD = "127.0.0.1:8444";
-
-const OPTIONS = {
-  listen: { type: "string" },
-  dashboard: { type: "string" },
-  data: { type: "string" },
-  "database-url": { type: "string" },
-  "public-url": { type: "string" },
-  certificate: { type: "string" },
-  "private-key": { type: "string" },
-  "discovery-ports": { type: "string" },
-  "log-level": { type: "string" },
-  json: { type: "boolean" },
-  "no-webtransport": { type: "boolean" },
-  "no-user-config": { type: "boolean" },
-  help: { type: "boolean", short: "h" },
-} as const;
-
-type Flag = keyof typeof OPTIONS;
-
-const ENVIRONMENT: Partial<Record<Flag, string>> = {
-  listen: "MEMFERRY_LISTEN",
-  dashboard: "MEMFERRY_DASHBOARD",
-  data: "MEMFERRY_DATA",
-  "database-url": "DATABASE_URL",
-  "public-url": "MEMFERRY_PUBLIC_URL",
-  certificate: "MEMFERRY_CERTIFICATE",
-  "private-key": "MEMFERRY_PRIVATE_KEY",
-  "discovery-ports": "MEMFERRY_DISCOVERY_PORTS",
-  "log-level": "MEMFERRY_LOG_LEVEL",
-};
-
-export const HELP = `Usage: memferry relay [options]
-
-Runs the relay: it pairs seeders with leechers, copies what they send without being able to read it, and
-serves the REST API and the console.
-
-Options:
-  --listen HOST:PORT      TLS for peers and the API, TCP and UDP (default ${DEFAULT_LISTEN})
-  --dashboard HOST:PORT   the console over plain HTTP, on a loopback address, or "off"
-                          (default ${DEFAULT_DASHBOARD})
-  --data DIR              keys, certificate and the embedded database
-                          (default \${XDG_STATE_HOME:-~/.local/state}/memferry/relay)
-  --database-url URL      a PostgreSQL in place of the embedded database; other users can see
-                          flags, so put a password into DATABASE_URL
-  --public-url URL        how peers reach the relay, if not at --listen: https://HOST[:PORT]
-  --certificate FILE      a certificate (PEM, the leaf first) that peers' trust stores accept;
-  --private-key FILE      and its key. Without: self-signed, and tickets carry its hash
-  --discovery-ports A,B   UDP ports where peers learn their own address, for direct paths, or "none"
-                          (default: the two after --listen's)
-  --no-webtransport       WebSocket alone
-  --no-user-config        leave \${XDG_CONFIG_HOME:-~/.config}/memferry/config.json as it is
-  --log-level LEVEL       ${LOG_LEVELS.join(", ")} (default info)
-  --json                  one line {"event":"ready",...} on standard output, the log as JSON
-  -h, --help              this text
-
-Environment:
-  DATABASE_URL, MEMFERRY_LISTEN, MEMFERRY_DASHBOARD, MEMFERRY_DATA, MEMFERRY_PUBLIC_URL,
-  MEMFERRY_CERTIFICATE, MEMFERRY_PRIVATE_KEY, MEMFERRY_DISCOVERY_PORTS, MEMFERRY_LOG_LEVEL;
-  flags win.
-
-Exit status:
-  0 after SIGTERM or SIGINT, 1 if it could not start, 2 if it was called wrongly.
-`;
+const DRAIN_WAIT_S_MAX = 3_600;
+const TEXT_CHARS_MAX = 64;
+/** As in the HTTP request for a certificate: no wildcards, which another kind of proof would be due for. */
+const DOMAIN =
+  /^(?=.{1,253}$)(?:[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?\.)*[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?$/;
 
 export function readConfig(
   args: readonly string[] = process.argv.slice(2),
   env: Readonly<Record<string, string | undefined>> = process.env,
 ): ConfigOutcome {
   const problems: string[] = [];
-  const flags = readFlags(args, problems);
-  if (flags.has("help")) return { kind: "help" };
+  const options = readOptions(args, env, problems);
+  if (options.has("help")) return { kind: "help" };
+  const given = (option: OptionName): Given | undefined => options.get(option);
 
-  const given = (flag: Flag): { value: string; name: string } | undefined => {
-    const value = flags.get(flag);
-    if (value !== undefined) return { value, name: `--${flag}` };
-    const name = ENVIRONMENT[flag];
-    const fromEnv = name === undefined ? undefined : env[name];
-    // An empty variable is one that was unset where unsetting is not possible.
-    return name === undefined || fromEnv === undefined || fromEnv === ""
-      ? undefined
-      : { value: fromEnv, name };
-  };
-
-  const address = (flag: Flag, fallback: string): Address => {
+  const address = (flag: OptionName, fallback: string): Address => {
     const { value, name } = given(flag) ?? { value: fallback, name: `--${flag}` };
     const parsed = parseAddress(value);
     if (parsed !== undefined) return parsed;
@@ -138,11 +110,11 @@ export function readConfig(
     return { host: "", port: 0 };
   };
 
-  const listen = address("listen", DEFAULT_LISTEN);
+  const listen = address("listen", DEFAULTS.listen);
   let dashboard: Address | undefined;
   if (given("dashboard")?.value !== "off") {
     const known = problems.length;
-    dashboard = address("dashboard", DEFAULT_DASHBOARD);
+    dashboard = address("dashboard", DEFAULTS.dashboard);
     if (problems.length === known && !isLoopback(dashboard.host)) {
       problems.push(
         `${given("dashboard")?.name ?? "--dashboard"}: "${dashboard.host}" is not a loopback address, and this port has no TLS: use 127.0.0.1, or the console at --listen`,
@@ -164,7 +136,7 @@ export function readConfig(
     );
   }
 
-  const database = given("database-url");
+  const database = given("database-url") ?? databaseUrlOf(given("database-url-file"), problems);
   if (database !== undefined && !isUrl(database.value, ["postgres:", "postgresql:"])) {
     // Without its value: it may hold a password.
     problems.push(
@@ -193,6 +165,44 @@ export function readConfig(
     );
   }
 
+  const acme = acmeOf(given, address, problems);
+  if (acme !== undefined && certificatePath !== undefined) {
+    problems.push("--acme-domains: there is a --certificate as well: leave one of the two out");
+  }
+  const challengePort = acme?.challenge.port ?? 0;
+  if (challengePort !== 0 && challengePort === listen.port) {
+    problems.push(
+      `--acme-challenge: port ${challengePort} is --listen's as well: give one of them another`,
+    );
+  }
+
+  const drainWait = given("drain-wait");
+  const drainWaitS = Number(drainWait?.value ?? DEFAULTS.drainWaitS);
+  if (!/^\d{1,5}$/.test(drainWait?.value ?? "0") || drainWaitS > DRAIN_WAIT_S_MAX) {
+    problems.push(
+      `${drainWait?.name ?? "--drain-wait"}: "${drainWait?.value ?? ""}" is not a time: write whole seconds up to ${DRAIN_WAIT_S_MAX}`,
+    );
+  }
+  const shown = (option: "name" | "zone"): string => {
+    const text = given(option);
+    if (text === undefined || isShortText(text.value)) return text?.value ?? "";
+    problems.push(`${text.name}: write at most ${TEXT_CHARS_MAX} characters, all of them visible`);
+    return "";
+  };
+  const [name, zone] = [shown("name"), shown("zone")];
+
+  const allow: AddressRange[] = [];
+  const ranges = given("webhook-allow");
+  for (const text of listOf(ranges)) {
+    const range = parseAddressRange(text);
+    if (range !== undefined) allow.push(range);
+    else {
+      problems.push(
+        `${ranges?.name ?? ""}: "${text}" is no range of addresses: write e.g. 10.0.0.0/8 or fd00::/8`,
+      );
+    }
+  }
+
   const level = given("log-level") ?? { value: "info", name: "--log-level" };
   const logLevel = LOG_LEVELS.find((known) => known === level.value);
   if (logLevel === undefined) {
@@ -205,53 +215,111 @@ export function readConfig(
   const state = absolute(env["XDG_STATE_HOME"]) ?? join(home, ".local", "state");
   const configHome = absolute(env["XDG_CONFIG_HOME"]) ?? join(home, ".config");
 
-  if (problems.length > 0 || logLevel === undefined) return { kind: "problems", problems };
-  return {
-    kind: "config",
-    config: Object.freeze({
-      listen,
-      dashboard,
-      dataDir: resolve(given("data")?.value ?? join(state, "memferry", "relay")),
-      databaseUrl: database?.value,
-      publicUrl: origin,
-      certificate:
-        certificatePath === undefined || privateKeyPath === undefined
-          ? undefined
-          : { certificatePath: resolve(certificatePath), privateKeyPath: resolve(privateKeyPath) },
-      discoveryPorts: discoveryPorts ?? undefined,
-      webTransport: !flags.has("no-webtransport"),
-      logLevel,
-      json: flags.has("json"),
-      userConfigFile: flags.has("no-user-config")
+  const secretKeyFile = given("secret-key-file")?.value;
+  const config: RelayConfig = Object.freeze({
+    listen,
+    dashboard,
+    dataDir: resolve(given("data")?.value ?? join(state, "memferry", "relay")),
+    databaseUrl: database?.value,
+    publicUrl: origin,
+    certificate:
+      certificatePath === undefined || privateKeyPath === undefined
         ? undefined
-        : join(configHome, "memferry", "config.json"),
-    }),
+        : { certificatePath: resolve(certificatePath), privateKeyPath: resolve(privateKeyPath) },
+    acme,
+    secretKeyFile: secretKeyFile === undefined ? undefined : resolve(secretKeyFile),
+    name,
+    zone,
+    drainWaitMs: drainWaitS * 1000,
+    webhooks: { allow, http: options.has("webhook-http") },
+    discoveryPorts: discoveryPorts ?? undefined,
+    webTransport: !options.has("no-webtransport"),
+    logLevel: logLevel ?? "info",
+    json: options.has("json"),
+    userConfigFile: options.has("no-user-config")
+      ? undefined
+      : join(configHome, "memferry", "config.json"),
+  });
+  if (options.has("check-config")) return { kind: "check", problems, config };
+  return problems.length > 0 ? { kind: "problems", problems } : { kind: "config", config };
+}
+
+/** The URL in a file, without the line break at its end. */
+function databaseUrlOf(file: Given | undefined, problems: string[]): Given | undefined {
+  if (file === undefined) return undefined;
+  try {
+    const value = readFileSync(file.value, "utf8").trim();
+    if (value !== "") return { value, name: file.name };
+    problems.push(`${file.name}: ${file.value} is empty: write the URL of the database into it`);
+  } catch (error) {
+    problems.push(cannotRead(file, error));
+  }
+  return undefined;
+}
+
+function cannotRead(file: Given, error: unknown): string {
+  return `${file.name}: ${file.value} cannot be read (${systemCode(error) ?? messageOf(error)}): give a file that this user may read`;
+}
+
+function acmeOf(
+  given: (option: OptionName) => Given | undefined,
+  address: (option: OptionName, fallback: string) => Address,
+  problems: string[],
+): AcmeConfig | undefined {
+  const names = given("acme-domains");
+  if (names === undefined) {
+    for (const option of [
+      "acme-email",
+      "acme-directory",
+      "acme-ca-file",
+      "acme-challenge",
+    ] as const) {
+      const said = given(option);
+      if (said !== undefined) {
+        problems.push(`${said.name}: it is nothing without --acme-domains: give that as well`);
+      }
+    }
+    return undefined;
+  }
+  const domains = listOf(names).map((domain) => domain.toLowerCase());
+  for (const domain of domains) {
+    if (DOMAIN.test(domain) && !/^[\d.]+$/.test(domain)) continue;
+    problems.push(
+      `${names.name}: "${domain}" is no name that a certificate can be issued for: write e.g. relay.example.org`,
+    );
+  }
+  if (given("acme-agree-terms") === undefined) {
+    problems.push(
+      "--acme-agree-terms: no certificate is issued without it: read the authority's terms, and give it if you agree",
+    );
+  }
+  const directory = given("acme-directory");
+  const directoryUrl =
+    directory?.value === "staging"
+      ? DEFAULTS.acmeStagingDirectory
+      : (directory?.value ?? DEFAULTS.acmeDirectory);
+  if (!isUrl(directoryUrl, ["https:"])) {
+    problems.push(
+      `${directory?.name ?? ""}: "${directoryUrl}" is no authority: write https://HOST/PATH, or staging`,
+    );
+  }
+  const caFile = given("acme-ca-file")?.value;
+  return {
+    domains,
+    email: given("acme-email")?.value,
+    directoryUrl,
+    caFile: caFile === undefined ? undefined : resolve(caFile),
+    challenge: address("acme-challenge", DEFAULTS.acmeChallenge),
   };
 }
 
-/** Every flag that was given, the last one winning; what is wrong goes into `problems`. */
-function readFlags(args: readonly string[], problems: string[]): Map<Flag, string> {
-  const flags = new Map<Flag, string>();
-  // Not strict: that would report the first problem alone.
-  const { tokens } = parseArgs({ args: [...args], options: OPTIONS, strict: false, tokens: true });
-  for (const token of tokens) {
-    if (token.kind === "positional") {
-      problems.push(`"${token.value}" is no option of \`memferry relay\`: see --help`);
-    }
-    if (token.kind !== "option") continue;
-    const flag = Object.keys(OPTIONS).find((name): name is Flag => name === token.name);
-    if (flag === undefined) {
-      problems.push(`${token.rawName}: there is no such option: see --help`);
-    } else if (OPTIONS[flag].type === "boolean") {
-      if (token.value !== undefined) problems.push(`--${flag}: takes no value: leave it out`);
-      flags.set(flag, "");
-    } else if (token.value === undefined || token.value === "") {
-      problems.push(`--${flag}: its value is missing: write --${flag} VALUE, see --help`);
-    } else {
-      flags.set(flag, token.value);
-    }
-  }
-  return flags;
+/** The parts between commas. */
+function listOf(given: Given | undefined): string[] {
+  return given === undefined ? [] : given.value.split(",").map((part) => part.trim());
+}
+
+function isShortText(text: string): boolean {
+  return text.length <= TEXT_CHARS_MAX && /^[\p{L}\p{N}\p{P}\p{S} ]*$/u.test(text);
 }
 
 /** `HOST:PORT`, `[IPV6]:PORT` or `:PORT`. */

@@ -6,6 +6,7 @@
 import process from "node:process";
 
 import { HELP, readConfig, type RelayConfig } from "./config.ts";
+import { checkConfig } from "./config/check.ts";
 import { RelayError } from "./errors.ts";
 import { createLog } from "./log.ts";
 import { messageOf } from "./protocol/errors.ts";
@@ -20,9 +21,25 @@ switch (outcome.kind) {
     for (const problem of outcome.problems) process.stderr.write(`memferry relay: ${problem}\n`);
     process.exitCode = 2;
     break;
+  case "check":
+    await check(outcome.config, outcome.problems);
+    break;
   case "config":
     await run(outcome.config);
     break;
+}
+
+/** All of it to standard error, one line a problem; what cannot be looked at does not make it worse. */
+async function check(config: RelayConfig, called: readonly string[]): Promise<void> {
+  const { problems, notes } = await checkConfig(config);
+  const all = [...called, ...problems];
+  if (config.json) {
+    process.stdout.write(`${JSON.stringify({ event: "checked", problems: all, notes })}\n`);
+  } else {
+    for (const line of [...all, ...notes]) process.stderr.write(`memferry relay: ${line}\n`);
+    if (all.length === 0) process.stdout.write("memferry relay: nothing is wrong\n");
+  }
+  process.exitCode = all.length === 0 ? 0 : 2;
 }
 
 async function run(config: RelayConfig): Promise<void> {

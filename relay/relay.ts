@@ -34,11 +34,12 @@ import { lockDirectory } from "./runtime/directory-lock.ts";
 import { kernelHints } from "./runtime/kernel-hints.ts";
 import { packageVersion, runtimeName, type RuntimeName } from "./runtime/runtime.ts";
 import { saveUserConfig, writeWhole } from "./runtime/user-config.ts";
+import { createSecretBox, loadSecretKey } from "./secret-box.ts";
 import { Switchboard } from "./switchboard/switchboard.ts";
 import { CertificateKeeper } from "./transport/certificate-keeper.ts";
 import {
   ensureCertificate,
-  loadCertificate,
+  checkedCertificate,
   type RelayCertificate,
 } from "./transport/certificate.ts";
 import { listenDiscovery, type DiscoveryServer } from "./transport/discovery.ts";
@@ -146,6 +147,8 @@ async function start(
   });
   undo.push(() => store.index.settled());
   const apiKeys = createApiKeys(database);
+  // Looked at before anything is open to anybody: a key that cannot be used ends the start.
+  createSecretBox(await loadSecretKey(config.dataDir, config.secretKeyFile));
   const key = await ensureKey(config.dataDir, apiKeys);
 
   const discovery = await discoveryOrWithout(config, log, metrics);
@@ -168,7 +171,8 @@ async function start(
       hosts: certificateHosts(config),
       ...(surroundings.now === undefined ? {} : { now: surroundings.now() }),
     });
-  const certificate = operators === undefined ? await ensure() : await loadCertificate(operators);
+  const certificate =
+    operators === undefined ? await ensure() : await operatorsCertificate(operators);
   // An operator's own is for the peers' trust stores: nothing is pinned.
   const pinned = ({ hash }: RelayCertificate): string[] =>
     operators === undefined ? [toHex(hash)] : [];
@@ -478,6 +482,17 @@ async function takeCare(parts: {
     await running;
     await database.run((orm) => orm.delete(relayInstance).where(eq(relayInstance.id, id)));
   };
+}
+
+/** Another in its place would be worse than none: peers' trust stores would refuse it. */
+async function operatorsCertificate(
+  files: NonNullable<RelayConfig["certificate"]>,
+): Promise<RelayCertificate> {
+  try {
+    return await checkedCertificate(files);
+  } catch (cause) {
+    throw new RelayError("CONFIG_INVALID", `--certificate: ${messageOf(cause)}`, { cause });
+  }
 }
 
 function certificateHosts({ listen: { host }, publicUrl }: RelayConfig): string[] {

@@ -81,6 +81,8 @@ const DECIDING_STATEMENT_TIMEOUT_MS = 4_000;
 const DECIDING_QUERY_TIMEOUT_MS = 5_000;
 /** How often a transaction that collided with another is done again. */
 const TRANSACTION_ATTEMPTS = 5;
+/** What `checkDatabase` asks for; the suite runs on 15 and on PGlite's 18. */
+const POSTGRES_VERSION_MIN = 140_000;
 /** Any number, the same in every relay: one of them migrates, the others wait. */
 const MIGRATION_LOCK = 0x6d66_7279;
 
@@ -93,6 +95,51 @@ export async function openDatabase(options: OpenDatabaseOptions = {}): Promise<D
       : await openPostgres(options.url, onError);
   } catch (error) {
     throw translate(error, "the database could not be opened");
+  }
+}
+
+/**
+ * Whether a PostgreSQL could be used: it answers, it is not a read-only copy, and tables can be made.
+ *
+ * @throws RelayError `DATABASE_UNAVAILABLE` or `CONFIG_INVALID`; no message shows the URL, which may hold a password.
+ */
+export async function checkDatabase(url: string): Promise<void> {
+  const client = new pg.Client({
+    connectionString: url,
+    connectionTimeoutMillis: CONNECT_TIMEOUT_MS,
+    query_timeout: CONNECT_TIMEOUT_MS,
+  });
+  client.on("error", () => {});
+  try {
+    await client.connect();
+    const { rows } = await client.query<{ version: number; copy: boolean; create: boolean }>(
+      `select current_setting('server_version_num')::int as version, pg_is_in_recovery() as copy,
+        has_database_privilege(current_database(), 'create') as create`,
+    );
+    const [found] = rows;
+    if (found === undefined) throw new Error("no answer");
+    if (found.version < POSTGRES_VERSION_MIN) {
+      throw new RelayError(
+        "CONFIG_INVALID",
+        `this PostgreSQL is of version ${Math.floor(found.version / 10_000)}: use ${POSTGRES_VERSION_MIN / 10_000} or later`,
+      );
+    }
+    if (found.copy) {
+      throw new RelayError(
+        "CONFIG_INVALID",
+        "this PostgreSQL is a read-only copy: give the URL of its primary",
+      );
+    }
+    if (!found.create) {
+      throw new RelayError(
+        "CONFIG_INVALID",
+        "this user may not make schemas in the database: grant create on database to it",
+      );
+    }
+  } catch (error) {
+    throw translate(error, "the database cannot be used");
+  } finally {
+    await client.end().catch(() => {});
   }
 }
 

@@ -58,6 +58,13 @@ export async function lockDirectory(directory: string): Promise<() => Promise<vo
   }
 }
 
+/** The process that has the directory; undefined if none has. */
+export async function holderOf(directory: string): Promise<number | undefined> {
+  const text = await readFile(join(directory, LOCK_FILE), "utf8").catch(() => "");
+  const [pid = "", start = ""] = text.trim().split(" ");
+  return text !== "" && (await isRunning(Number(pid), start)) ? Number(pid) : undefined;
+}
+
 async function isRunning(pid: number, start: string): Promise<boolean> {
   if (!Number.isSafeInteger(pid) || pid <= 0) return false;
   try {

@@ -8,12 +8,23 @@
  *
  * @module
  */
-import { createHash, createPrivateKey, generateKeyPair, randomBytes, sign } from "node:crypto";
+import {
+  createHash,
+  createPrivateKey,
+  generateKeyPair,
+  randomBytes,
+  sign,
+  X509Certificate,
+  type KeyObject,
+} from "node:crypto";
 import { mkdir, readFile, rename, writeFile } from "node:fs/promises";
 import { hostname } from "node:os";
 import { isIP } from "node:net";
 import { join } from "node:path";
 import { promisify } from "node:util";
+
+import { systemCode } from "../errors.ts";
+import { messageOf } from "../protocol/errors.ts";
 
 const DAY_MS = 24 * 60 * 60 * 1000;
 /** WebTransport's limit is 14 days; the day to spare is for clocks that differ. */
@@ -78,9 +89,14 @@ export async function loadCertificate(files: {
   readonly certificatePath: string;
   readonly privateKeyPath: string;
 }): Promise<RelayCertificate> {
-  const certificatePem = await readFile(files.certificatePath, "utf8");
-  const privateKeyPem = await readFile(files.privateKeyPath, "utf8");
-  const der = pemToDer(certificatePem);
+  const certificatePem = await readText(files.certificatePath);
+  const privateKeyPem = await readText(files.privateKeyPath);
+  let der: Buffer;
+  try {
+    der = pemToDer(certificatePem);
+  } catch (cause) {
+    throw new Error(`${files.certificatePath}: ${messageOf(cause)}`, { cause });
+  }
   const { notBefore, notAfter } = validityOf(der, files.certificatePath);
   return {
     certificatePem,
@@ -91,6 +107,37 @@ export async function loadCertificate(files: {
     notBefore,
     notAfter,
   };
+}
+
+/**
+ * As `loadCertificate`, and good to be shown to somebody now.
+ *
+ * @throws Error saying what is wrong with which file.
+ */
+export async function checkedCertificate(
+  files: { readonly certificatePath: string; readonly privateKeyPath: string },
+  now = Date.now(),
+): Promise<RelayCertificate> {
+  const loaded = await loadCertificate(files);
+  const { certificatePath, privateKeyPath } = files;
+  let key: KeyObject;
+  try {
+    key = createPrivateKey(loaded.privateKeyPem);
+  } catch (cause) {
+    throw new Error(`${privateKeyPath} holds no private key that can be used`, { cause });
+  }
+  if (!new X509Certificate(loaded.certificatePem).checkPrivateKey(key)) {
+    throw new Error(`${privateKeyPath} is not the key of ${certificatePath}`);
+  }
+  if (loaded.notAfter.getTime() <= now) {
+    throw new Error(`${certificatePath} is over since ${loaded.notAfter.toISOString()}: renew it`);
+  }
+  if (loaded.notBefore.getTime() > now) {
+    throw new Error(
+      `${certificatePath} is good from ${loaded.notBefore.toISOString()} on: see this host's clock`,
+    );
+  }
+  return loaded;
 }
 
 /** Without duplicates; wildcards replaced. */
@@ -104,6 +151,14 @@ export function certificateHosts(hosts: readonly string[]): string[] {
     }
   }
   return [...all];
+}
+
+async function readText(path: string): Promise<string> {
+  try {
+    return await readFile(path, "utf8");
+  } catch (cause) {
+    throw new Error(`${path} cannot be read (${systemCode(cause) ?? messageOf(cause)})`, { cause });
+  }
 }
 
 async function keptCertificate(files: {

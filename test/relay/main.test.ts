@@ -188,3 +188,21 @@ test("relay/main.ts leaves a user's configuration alone that it cannot read", as
   signal(run, "SIGTERM");
   expect(await run.exit).toBe(0);
 }, 30_000);
+
+test("relay/main.ts --check-config names what is wrong and leaves with 2, or says nothing is and leaves with 0", async () => {
+  const file = join(directory, "relay.toml");
+  await writeFile(file, 'lissten = "127.0.0.1:1"\nlog-level = "loud"\n');
+  const wrong = start(
+    ...usual().slice(0, 4),
+    "--config",
+    file,
+    "--check-config",
+    "--private-key",
+    "k",
+  );
+  expect(await wrong.exit).toBe(2);
+  expect(wrong.err.trimEnd().split("\n")).toHaveLength(3);
+  const machine = start(...usual(), "--dashboard", "127.0.0.1:0", "--check-config");
+  expect(await machine.exit).toBe(0);
+  expect(JSON.parse(machine.out)).toEqual({ event: "checked", problems: [], notes: [] });
+});
