@@ -386,6 +386,8 @@ export interface DirectConnectOptions {
   readonly rttUs: number;
   /** What another path to the same peer carries; this one is begun with half of it. Default: nothing is known. */
   readonly bytesPerS?: number;
+  /** This side will send much: until it does, it measures the path with up to 1 MiB of padding. Default: no. */
+  readonly warm?: boolean;
 }
 
 export interface DirectEvents {

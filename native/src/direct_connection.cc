@@ -24,6 +24,8 @@ constexpr unsigned kBatchPacketsMax = 48;
 constexpr size_t kBatchBytesMax = 62 * 1024;
 constexpr uint64_t kPatienceMax = 8;
 constexpr unsigned kTimeoutsOfBlackHole = 3;
+// Padding that is sent to learn the path, at most.
+constexpr uint64_t kWarmBytesMax = 1024 * 1024;
 // Sizes that links have: PPPoE and tunnels, IPv6 and IPv4 over Ethernet, jumbo frames.
 constexpr size_t kMtuSteps[] = {1392, 1452, 1472, 8952};
 constexpr unsigned kMtuStepsCount = sizeof kMtuSteps / sizeof kMtuSteps[0];
@@ -289,6 +291,7 @@ void Connection::tick(uint64_t now) {
   }
   uint64_t lostBytes = 0;
   if (lostAt_ != 0 && now >= lostAt_) loseOld(now, lostBytes);
+  rate_.lost(lostBytes);
   forgetOld(now);
   if (inFlight_ > 0 && now >= lastElicitingAt_ + probeTimeout()) {
     timeouts_++;
@@ -317,7 +320,7 @@ uint64_t Connection::nextAt(uint64_t now) const {
   if (ackDueAt_ != 0) at = std::min(at, ackDueAt_);
   at = std::min(at, lastElicitingAt_ + (inFlight_ > 0 ? probeTimeout() : kKeepAlive));
   if (probesDue_ > 0 || anyWindowDue_) at = now;
-  if (hasStreamData() && inFlight_ < rate_.window()) at = std::min(at, sendAt_);
+  if ((hasStreamData() || warms()) && inFlight_ < rate_.window()) at = std::min(at, sendAt_);
   return std::max(at, now);
 }
 
@@ -326,6 +329,12 @@ bool Connection::hasStreamData() const {
     if (stream && stream->hasNext()) return true;
   }
   return false;
+}
+
+// Agreeing on keys takes the peers two round trips or more, in which the path would learn nothing. Only once the other
+// side is heard, and no longer than nothing stands in a queue: what it says must not wait behind padding.
+bool Connection::warms() const {
+  return options_.warm && !bulkBegun_ && largestReceived_ > 0 && warmBytes_ < kWarmBytesMax && rate_.startingUp() && !rate_.queueing();
 }
 
 bool Connection::transmit(uint64_t now, Batch& batch) {
@@ -348,9 +357,10 @@ bool Connection::transmit(uint64_t now, Batch& batch) {
     return true;
   }
   const bool data = hasStreamData();
-  const bool may = data && now >= sendAt_ && inFlight_ < rate_.window();
+  const bool warm = !data && warms();
+  const bool may = (data || warm) && now >= sendAt_ && inFlight_ < rate_.window();
   const bool ackDue = ackDueAt_ != 0 && (now >= ackDueAt_ || unacknowledged_ >= 2);
-  if (!data) rate_.idle(inFlight_);
+  if (!data && !warm) rate_.idle(inFlight_);
   if (!may && probesDue_ == 0 && !ackDue && !anyWindowDue_) return false;
   if (may && probeMtu(now, batch)) return true;
 
@@ -416,6 +426,7 @@ size_t Connection::build(uint8_t* out, size_t room, uint64_t now, bool bulk) {
   if (ackDueAt_ != 0) writeAck(writer, now);
   writeWindows(writer, now, sent);
   if (bulk || probesDue_ > 0) writeStreams(writer, sent);
+  if (bulk && !sent.eliciting && warms()) writePadding(writer, sent);
   if (probesDue_ > 0) {
     probesDue_--;
     if (!sent.eliciting && writer.room() > 0) {
@@ -499,6 +510,14 @@ void Connection::writeStreams(Writer& writer, Sent& sent) {
   }
 }
 
+void Connection::writePadding(Writer& writer, Sent& sent) {
+  warmBytes_ += writer.room();
+  writer.u8(static_cast<uint8_t>(Frame::ping));
+  std::memset(writer.at(), 0, writer.room());
+  writer.skip(writer.room());
+  sent.eliciting = true;
+}
+
 size_t Connection::finish(Writer& writer, uint8_t* out, Sent& sent, uint64_t now) {
   Writer header(out, kHeaderBytes);
   header.u8(kMagic);
@@ -531,6 +550,7 @@ void Connection::tooLarge(size_t packetBytes) {
 
 void Connection::write(unsigned stream, const uint8_t* data, size_t length) {
   if (closed_) return;
+  bulkBegun_ |= stream >= 2 && length > kSafePacketBytes;
   sendStream(stream).write(data, length);
 }
 

@@ -29,6 +29,8 @@ struct ConnectionOptions {
   uint64_t rtt = 100'000;
   // What another path to the same peer carries, in bytes a second: it is begun with half of it. 0: nothing is known.
   uint64_t bytesPerS = 0;
+  // This side will have much to send: until then it finds out with padding how much the path carries.
+  bool warm = false;
 };
 
 // Equal packets that leave in one call, the last one may be shorter.
@@ -122,8 +124,10 @@ class Connection {
   void writeAck(Writer& writer, uint64_t now);
   void writeWindows(Writer& writer, uint64_t now, Sent& sent);
   void writeStreams(Writer& writer, Sent& sent);
+  void writePadding(Writer& writer, Sent& sent);
   size_t finish(Writer& writer, uint8_t* out, Sent& sent, uint64_t now);
   bool hasStreamData() const;
+  bool warms() const;
   uint64_t lossDelay() const;
   uint64_t probeTimeout() const;
   bool probeMtu(uint64_t now, Batch& batch);
@@ -138,6 +142,8 @@ class Connection {
   std::array<bool, kStreams> readable_{};
   bool anyWindowDue_ = false;
   unsigned turn_ = 2;
+  uint64_t warmBytes_ = 0;
+  bool bulkBegun_ = false;
 
   uint64_t nextNumber_ = 1;
   uint64_t base_ = 1;

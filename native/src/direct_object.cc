@@ -107,6 +107,7 @@ Napi::Value DirectObject::connect(const Napi::CallbackInfo& info) {
   options.id = static_cast<uint32_t>(arguments.integer(given.Get("id"), "id", 0, UINT32_MAX));
   options.rtt = arguments.integer(given.Get("rttUs"), "rttUs", 0, kRttMax);
   options.bytesPerS = arguments.integer(given.Get("bytesPerS"), "bytesPerS", 0, uint64_t{1} << 40, 0);
+  options.warm = arguments.boolean(given.Get("warm"), "warm", false);
   const auto sendKey = arguments.bytes(given.Get("sendKey"), "sendKey");
   const auto receiveKey = arguments.bytes(given.Get("receiveKey"), "receiveKey");
   if (arguments.ok() && (sendKey.length != direct::kKeyBytes || receiveKey.length != direct::kKeyBytes)) {

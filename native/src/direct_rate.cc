@@ -5,7 +5,9 @@
 namespace memferry::direct {
 namespace {
 
-constexpr double kStartupGain = 2.885;
+// Faster than the doubling of 2 / ln 2, as the end of startup is seen early; what may be in flight bounds what that costs.
+constexpr double kStartupGain = 4;
+constexpr double kStartupWindow = 2.5;
 constexpr double kGains[] = {1.25, 0.75, 1, 1, 1, 1, 1, 1};
 constexpr unsigned kPhases = sizeof kGains / sizeof kGains[0];
 constexpr uint64_t kMinRttAge = 10'000'000;
@@ -18,6 +20,15 @@ constexpr uint64_t kMostAtOnce = 60 * 1024;
 constexpr uint64_t kBurst = 1'000;
 // A round that lost this much in startup has found the end of the queue.
 constexpr double kStartupLoss = 0.02;
+// Startup ends as soon as a queue grows (HyStart++, RFC 9406, with as many samples): at its rate it would overflow one
+// round trip later, and what is lost then holds up the streams for another two.
+constexpr uint64_t kLateLeast = 4'000;
+constexpr uint64_t kLateMost = 16'000;
+constexpr unsigned kLateSamples = 8;
+// What is in flight when the queue is seen was sent at less than the path carries, in part: so many rounds measure it.
+constexpr unsigned kQueueingRounds = 2;
+// A probe that was delivered by this much more found no queue: there is more where that came from.
+constexpr double kProbeGrowth = 1.15;
 
 }  // namespace
 
@@ -53,13 +64,23 @@ void Rate::acknowledged(const DeliveryMark& newest, uint64_t newestSentAt, uint6
 
   if (state_ == State::drain && inFlight <= bandwidthDelay()) {
     state_ = State::probeBandwidth;
-    phase_ = 2;
+    // What only came late may not have found a queue: asked at once, the path says so.
+    phase_ = queueing_ ? 0 : 2;
+    probedFrom_ = bandwidth_;
     phaseAt_ = now;
   }
   if (state_ == State::probeBandwidth && now - phaseAt_ > minRtt_) {
     const bool drained = kGains[phase_] >= 1 || inFlight <= bandwidthDelay();
     if (drained || now - phaseAt_ > 3 * minRtt_) {
+      if (phase_ == 1 && static_cast<double>(bandwidth_) > kProbeGrowth * static_cast<double>(probedFrom_)) {
+        state_ = State::startup;
+        fullBandwidth_ = bandwidth_;
+        fullRounds_ = late_ = 0;
+        queueing_ = false;
+        return;
+      }
       phase_ = (phase_ + 1) % kPhases;
+      if (phase_ == 0) probedFrom_ = bandwidth_;
       phaseAt_ = now;
     }
   }
@@ -87,8 +108,8 @@ void Rate::updateBandwidth(uint64_t sample, bool appLimited) {
 void Rate::newRound(bool appLimited) {
   roundEnd_ = delivered_;
   const double lost = static_cast<double>(roundLost_) / static_cast<double>(std::max<uint64_t>(1, roundLost_ + roundDelivered_));
-  // A sender that had little to send has found no limit but its own.
-  if (state_ == State::startup && sampledInRound_ && (!appLimited || lost > kStartupLoss)) {
+  // A sender that had little to send has found no limit but its own, unless it has lost what it sent.
+  if (state_ == State::startup && (lost > kStartupLoss || (sampledInRound_ && !appLimited))) {
     if (static_cast<double>(bandwidth_) >= 1.25 * static_cast<double>(fullBandwidth_)) {
       fullBandwidth_ = bandwidth_;
       fullRounds_ = 0;
@@ -97,6 +118,7 @@ void Rate::newRound(bool appLimited) {
     }
     if (fullRounds_ >= 3) state_ = State::drain;
   }
+  if (state_ == State::startup && queueing_ && ++queueingRounds_ > kQueueingRounds) state_ = State::drain;
   // Rounds without a sample say nothing and push nothing out.
   if (sampledInRound_) {
     round_++;
@@ -109,6 +131,13 @@ void Rate::newRound(bool appLimited) {
 }
 
 void Rate::roundTrip(uint64_t rtt, uint64_t now) {
+  if (state_ == State::startup && minRttKnown_) {
+    late_ = rtt > minRtt_ + std::clamp(minRtt_ / 8, kLateLeast, kLateMost) ? late_ + 1 : 0;
+    if (late_ >= kLateSamples && !queueing_) {
+      queueing_ = true;
+      queueingRounds_ = 0;
+    }
+  }
   if (minRttKnown_ && rtt > minRtt_) return;
   minRtt_ = std::max<uint64_t>(rtt, 50);
   minRttAt_ = now;
@@ -127,7 +156,8 @@ uint64_t Rate::window() const {
   const uint64_t held = bandwidthDelay();
   switch (state_) {
     case State::startup:
-      return std::max(start, static_cast<uint64_t>(kStartupGain * static_cast<double>(held)) + 3 * quantum());
+      if (queueing_) return std::max(start, 2 * held + 3 * quantum());
+      return std::max(start, static_cast<uint64_t>(kStartupWindow * static_cast<double>(held)) + 3 * quantum());
     case State::probeRtt:
       return std::max(kLeastWindow, held / 2);
     default:
@@ -139,6 +169,7 @@ double Rate::pace() const {
   const double bandwidth = static_cast<double>(bandwidth_);
   switch (state_) {
     case State::startup:
+      if (queueing_) return std::max(bandwidth, 1.0);
       // Never below what it begins with: pings have measured nothing.
       return std::max({kStartupGain * bandwidth, static_cast<double>(hint_),
                        kStartupGain * static_cast<double>(kInitialWindow) * 1e6 / static_cast<double>(minRtt_)});

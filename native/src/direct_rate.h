@@ -26,6 +26,8 @@ class Rate {
   void delivered(uint64_t bytes, uint64_t now);
   void acknowledged(const DeliveryMark& newest, uint64_t newestSentAt, uint64_t now, uint64_t inFlight,
                     uint64_t lostBytes);
+  // Bytes that were found lost between acknowledgements.
+  void lost(uint64_t bytes) { roundLost_ += bytes; }
   void roundTrip(uint64_t rtt, uint64_t now);
   // There is nothing to send although there is room.
   void idle(uint64_t inFlight);
@@ -38,6 +40,7 @@ class Rate {
   uint64_t minRtt() const { return minRtt_; }
   uint64_t bandwidth() const { return bandwidth_; }
   bool startingUp() const { return state_ == State::startup; }
+  bool queueing() const { return queueing_; }
 
  private:
   enum class State { startup, drain, probeBandwidth, probeRtt };
@@ -67,6 +70,12 @@ class Rate {
   bool minRttKnown_ = false;
   uint64_t fullBandwidth_ = 0;
   unsigned fullRounds_ = 0;
+  // Acknowledgements in a row that came late: in startup a queue grows.
+  unsigned late_ = 0;
+  bool queueing_ = false;
+  unsigned queueingRounds_ = 0;
+  // What was delivered when the last probe for more began.
+  uint64_t probedFrom_ = 0;
   unsigned phase_ = 0;
   uint64_t phaseAt_ = 0;
   uint64_t probeRttUntil_ = 0;

@@ -155,8 +155,8 @@ size_t ReceiveStream::read(uint8_t* out, size_t length) {
 }
 
 uint64_t ReceiveStream::advertise(uint64_t now, uint64_t rtt, uint64_t growth) {
-  // Half of it was read within two round trips: it is the window that holds the sender back.
-  if (advertisedAt_ != 0 && now - advertisedAt_ < 2 * rtt) window_ += std::min(growth, window_);
+  // A quarter of it was read within a round trip: it is the window that holds the sender back, or soon will.
+  if (advertisedAt_ != 0 && now - advertisedAt_ < rtt) window_ += std::min(growth, window_);
   advertisedAt_ = now;
   advertised_ = std::max(advertised_, read_ + window_);
   return advertised_;

@@ -65,7 +65,7 @@ class ReceiveStream {
   bool finished() const { return lastKnown_ && read_ == last_; }
   size_t read(uint8_t* out, size_t length);
   // Whether the sender should be told a new limit; `grow` by how much the window may grow.
-  bool wantsUpdate() const { return advertised_ - read_ <= window_ / 2; }
+  bool wantsUpdate() const { return advertised_ - read_ <= window_ - window_ / 4; }
   uint64_t advertise(uint64_t now, uint64_t rtt, uint64_t growth);
   uint64_t advertised() const { return advertised_; }
   uint64_t window() const { return window_; }

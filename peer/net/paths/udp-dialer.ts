@@ -116,7 +116,8 @@ class UdpEndpoint implements DirectEndpoint {
     const { address, port } = remote;
     const rttUs = Math.max(1, Math.round(rttMs * 1_000));
     const bytesPerS = Math.round(request.bytesPerS);
-    socket.connect({ address, port, id: keys.id, sendKey, receiveKey, rttUs, bytesPerS });
+    const warm = role === "seeder";
+    socket.connect({ address, port, id: keys.id, sendKey, receiveKey, rttUs, bytesPerS, warm });
     return {
       remote: address.includes(":") ? `[${address}]:${port}` : `${address}:${port}`,
       rttMs,

@@ -1,8 +1,8 @@
 // Two connections over a network of numbers: no sockets, no clock, the same for the same seed.
 //
-//   simulate SEED BYTES RATE_MBIT RTT_MS LOSS_PERCENT JITTER_MS QUEUE_MS [CUT_AT_MS CUT_FOR_MS [IDLE_MS]]
+//   simulate SEED BYTES RATE_MBIT RTT_MS LOSS_PERCENT JITTER_MS QUEUE_MS [CUT_AT_MS CUT_FOR_MS [IDLE_MS [WARM [PAUSE_MS]]]]
 //
-// One way carries the bytes, on four streams, and checks each. Prints one line of JSON.
+// PAUSE_MS: of each twice that time, so long nothing new is written. One way carries the bytes, on four streams, and checks each. Prints one line of JSON.
 #include <cstdio>
 #include <cstdlib>
 #include <map>
@@ -62,6 +62,7 @@ int main(int count, char** values) {
   options.sendKey.fill(1);
   options.receiveKey.fill(2);
   ConnectionOptions mirrored = options;
+  options.warm = value(11) != 0;
   std::swap(mirrored.sendKey, mirrored.receiveKey);
   uint64_t now = 1'000'000;
   // So long the two only ping each other.
@@ -80,6 +81,7 @@ int main(int count, char** values) {
     }
   }
   constexpr unsigned kData = 4;
+  const uint64_t pauseUs = static_cast<uint64_t>(value(12) * 1000);
   uint64_t written[kData] = {}, read[kData] = {};
   const uint64_t each = total / kData;
   std::vector<uint8_t> buffer(64 * 1024);
@@ -88,7 +90,8 @@ int main(int count, char** values) {
   Batch batch;
   const uint64_t limit = start + 600'000'000;
   while (now < limit && !source.closed() && !target.closed()) {
-    for (unsigned i = 0; i < kData && now >= start; i++) {
+    const bool pauses = pauseUs > 0 && now / pauseUs % 2 == 1;
+    for (unsigned i = 0; i < kData && now >= start && !pauses; i++) {
       while (written[i] < each && source.unsent(2 + i) < 256 * 1024) {
         const size_t length = static_cast<size_t>(std::min<uint64_t>(buffer.size(), each - written[i]));
         for (size_t k = 0; k < length; k++) buffer[k] = byteAt(i, written[i] + k);
@@ -116,6 +119,7 @@ int main(int count, char** values) {
     uint64_t next = std::min(source.nextAt(now), target.nextAt(now));
     if (!forth.under.empty()) next = std::min(next, forth.under.begin()->first);
     if (now < start) next = std::min(next, start);
+    if (pauses) next = std::min(next, (now / pauseUs + 1) * pauseUs);
     if (!back.under.empty()) next = std::min(next, back.under.begin()->first);
     now = std::max(now + 1, next);
     bool newest;

@@ -15,6 +15,8 @@ interface Report {
   readonly wrong: boolean;
   /** Time over that of the bare bytes at the link's rate. */
   readonly ratio: number;
+  readonly sent: number;
+  readonly lost: number;
   readonly rttMs: number;
   readonly closed: string;
 }
@@ -60,8 +62,9 @@ test("any rate, delay, loss, jitter and queue: everything arrives, as it was", a
 describe("how long it takes over the bare bytes", () => {
   test.each([
     [200, 10, 0, 1.15],
-    [200, 50, 0, 1.2],
-    [200, 100, 0, 1.3],
+    [200, 50, 0, 1.12],
+    [200, 100, 0, 1.2],
+    [1_000, 100, 0, 1.24],
     [200, 50, 0.1, 1.25],
     [200, 50, 1, 1.3],
     [100, 100, 2, 1.35],
@@ -78,6 +81,41 @@ test("a connection that waited in idleness begins as fast as one that did not", 
     simulate(1, 5e6, 32, 24, 0, 0, 24, 1e6, 1, 5_000),
   ]);
   expect(idle.ratio).toBeLessThan(1.2 * at.ratio);
+});
+
+test("the start of a long transfer loses little: the queue is seen before it is full", async () => {
+  const { lost, sent } = await simulate(1, 500e6, 1_000, 100, 0, 0, 100);
+  expect(lost / sent).toBeLessThan(0.01);
+});
+
+test("a sender that is held up by something else leaves the search for more all the same", async () => {
+  // Nothing to send for 50 ms in 100: the rounds of the start are never full.
+  const { lost, sent } = await simulate(1, 200e6, 200, 50, 0, 0, 50, 1e6, 1, 0, 0, 50);
+  expect(lost / sent).toBeLessThan(0.01);
+});
+
+describe("what is learnt with padding while there is nothing to send", () => {
+  test("saves round trips", async () => {
+    const [cold, warm] = await Promise.all(
+      [0, 1].map((warms) => simulate(1, 250e6, 500, 100, 0, 0, 100, 1e6, 1, 250, warms)),
+    );
+    expect(warm?.ratio).toBeLessThan((cold?.ratio ?? 0) - 0.02);
+  });
+
+  test.each([
+    [1, 100, 50],
+    [1, 100, 1_000],
+    [2, 20, 30],
+    [10, 40, 20],
+  ])("does no harm at %i Mbit/s, %i ms, a queue of %i ms", async (mbit, rttMs, queueMs) => {
+    const [cold, warm] = await Promise.all(
+      [0, 1].map((warms) =>
+        simulate(1, mbit * 1e6, mbit, rttMs, 0, 0, queueMs, 1e6, 1, 250, warms),
+      ),
+    );
+    expect(warm?.ratio).toBeLessThan((cold?.ratio ?? 0) * 1.1);
+    expect((warm?.lost ?? Infinity) / (warm?.sent ?? 1)).toBeLessThan(0.12);
+  });
 });
 
 test("a path that is dark for two seconds goes on, one for four is given up", async () => {
