@@ -52,7 +52,7 @@ interface Binary extends NativeAddon {
 let loaded: NativeAddon | undefined;
 
 /**
- * Loads the addon at the first call: the platform package, else a prebuilt binary beside this file,
+ * Loads the addon at the first call: the platform package, else a prebuilt binary in `native/`,
  * else what `npm run native` built.
  *
  * @throws NativeError `ENOADDON`, with every attempt in `cause`.
@@ -106,10 +106,11 @@ function load(): NativeAddon {
 function candidates(): string[] {
   const { platform, arch } = process;
   const local = (path: string): string => fileURLToPath(new URL(path, import.meta.url));
-  const files = [
-    local(`./prebuilds/${platform}-${arch}/memferry.node`),
-    local("./build/memferry.node"),
-  ];
+  // This file is in `native/`, or compiled in `dist/native/`.
+  const files = [".", "../../native"].flatMap((folder) => [
+    local(`${folder}/prebuilds/${platform}-${arch}/memferry.node`),
+    local(`${folder}/build/memferry.node`),
+  ]);
   return [
     `@memferry/native-${platform}-${arch}-${libc()}`,
     ...files.filter((file) => existsSync(file)),

@@ -381,7 +381,7 @@ bool Connection::transmit(uint64_t now, Batch& batch) {
   if (may) {
     const uint64_t takes = static_cast<uint64_t>(static_cast<double>(length) * 1e6 / std::max(1.0, rate_.pace()));
     // A late timer may be made up for, but not by a burst.
-    sendAt_ = std::max(sendAt_, now > 2'000 ? now - 2'000 : 0) + takes;
+    sendAt_ = std::max(sendAt_, now - std::min(now, rate_.catchUp())) + takes;
   }
   return true;
 }

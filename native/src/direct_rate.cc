@@ -70,7 +70,9 @@ void Rate::acknowledged(const DeliveryMark& newest, uint64_t newestSentAt, uint6
     phaseAt_ = now;
   }
   if (state_ == State::probeBandwidth && now - phaseAt_ > minRtt_) {
-    const bool drained = kGains[phase_] >= 1 || inFlight <= bandwidthDelay();
+    // What the probe left in the queue goes in one round trip. Longer only if more stands there: each such round trip
+    // costs a quarter of its bytes, and receivers that acknowledge late make a full path look fuller.
+    const bool drained = kGains[phase_] >= 1 || inFlight <= bandwidthDelay() + bandwidthDelay() / 4 + 2 * quantum();
     if (drained || now - phaseAt_ > 3 * minRtt_) {
       if (phase_ == 1 && static_cast<double>(bandwidth_) > kProbeGrowth * static_cast<double>(probedFrom_)) {
         state_ = State::startup;
@@ -181,6 +183,8 @@ double Rate::pace() const {
       return bandwidth;
   }
 }
+
+uint64_t Rate::catchUp() const { return std::clamp<uint64_t>(minRtt_ / 4, 2'000, 10'000); }
 
 uint64_t Rate::quantum() const {
   return std::clamp<uint64_t>(static_cast<uint64_t>(pace() * kBurst / 1e6), 2 * 1500, kMostAtOnce);

@@ -35,6 +35,8 @@ class Rate {
   uint64_t window() const;
   // Bytes a second.
   double pace() const;
+  // A timer that is late by no more is made up for.
+  uint64_t catchUp() const;
   // What leaves at once.
   uint64_t quantum() const;
   uint64_t minRtt() const { return minRtt_; }

@@ -62,7 +62,7 @@ class DirectSocket {
  private:
   DirectSocket() = default;
   void run();
-  void receiveAll(uint64_t now);
+  void receiveAll();
   void take(const uint8_t* data, size_t length, const sockaddr_in6& from, uint64_t now, const uint8_t* mac);
   // False: the kernel takes no more now.
   bool sendAll(uint64_t now);

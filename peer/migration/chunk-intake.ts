@@ -167,8 +167,9 @@ export class ChunkIntake {
     const isKnown = performance.now() - this.#startedAtMs > START_MS;
     const least = isKnown ? WINDOW_BYTES_MIN : WINDOW_BYTES_START;
     const bandwidthDelay = this.#options.receiver.peakBytesPerS * (this.#options.rttMs() / 1000);
-    // As much again as is on the way stands in buffers, and each stream has a batch that is not whole yet.
-    const batches = this.#channel.data.length * BATCH_BYTES;
+    // As much again as is on the way stands in buffers. And of each stream a batch leaves, one is not whole yet, and
+    // others are being stored.
+    const batches = this.#channel.data.length * (2 + STORES_PER_STREAM) * BATCH_BYTES;
     return Math.min(WINDOW_BYTES_MAX, Math.max(least, Math.ceil(2 * bandwidthDelay + batches)));
   }
 }

@@ -21,9 +21,9 @@ export const BITMAP_PAGE_BYTES = 8 * 1024;
 /** Faults that one message reports. */
 export const FAULTS_PER_MESSAGE_MAX = 4_096;
 /** Payload bytes that may be under way to a leecher before it has stored them. */
-export const WINDOW_BYTES_MIN = 8 * 1024 * 1024;
-/** What may be under way before the path is known: it fills 1 Gbit/s at 100 ms. */
-export const WINDOW_BYTES_START = 16 * 1024 * 1024;
+export const WINDOW_BYTES_MIN = 16 * 1024 * 1024;
+/** What may be under way before the path is known: it fills 1 Gbit/s at 100 ms, with what each stream holds. */
+export const WINDOW_BYTES_START = 24 * 1024 * 1024;
 /** Fills 1 Gbit/s at 200 ms, with what stands in buffers on the way. */
 export const WINDOW_BYTES_MAX = 96 * 1024 * 1024;
 /** How long a suspend hook may take before the migration is rolled back. */

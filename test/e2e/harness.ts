@@ -84,12 +84,16 @@ export class Stage implements AsyncDisposable {
   readonly #programs: Program[] = [];
   readonly #ownMounts: string[] = [];
 
-  private constructor(directory: string) {
+  readonly #memferry: string;
+
+  private constructor(directory: string, memferry: string) {
     this.path = directory;
+    this.#memferry = memferry;
   }
 
-  static async open(): Promise<Stage> {
-    return new Stage(await mkdtemp(path.join(tmpdir(), "memferry-e2e-")));
+  /** @param memferry The command's file. Default: the sources'. */
+  static async open(memferry: string = MEMFERRY): Promise<Stage> {
+    return new Stage(await mkdtemp(path.join(tmpdir(), "memferry-e2e-")), memferry);
   }
 
   file(name: string): string {
@@ -180,7 +184,7 @@ export class Stage implements AsyncDisposable {
 
   /** A command that goes on running, with JSON events. */
   memferry(name: string, args: readonly string[], options: RunOptions = {}): Program {
-    const [command, ...first] = [...(options.within ?? []), process.execPath, MEMFERRY];
+    const [command, ...first] = [...(options.within ?? []), process.execPath, this.#memferry];
     return this.start({
       name,
       command,
