@@ -353,7 +353,7 @@ bool Connection::transmit(uint64_t now, Batch& batch) {
     Sent sent;
     batch.bytes.resize(finish(writer, batch.bytes.data(), sent, now));
     batch.packetBytes = batch.bytes.size();
-    seal(batch);
+    sealMany(options_.sendKey.data(), batch.bytes.data(), batch.bytes.size(), batch.packetBytes);
     return true;
   }
   const bool data = hasStreamData();
@@ -377,7 +377,7 @@ bool Connection::transmit(uint64_t now, Batch& batch) {
   }
   batch.bytes.resize(length);
   if (length == 0) return false;
-  seal(batch);
+  sealMany(options_.sendKey.data(), batch.bytes.data(), batch.bytes.size(), batch.packetBytes);
   if (may) {
     const uint64_t takes = static_cast<uint64_t>(static_cast<double>(length) * 1e6 / std::max(1.0, rate_.pace()));
     // A late timer may be made up for, but not by a burst.
@@ -403,20 +403,8 @@ bool Connection::probeMtu(uint64_t now, Batch& batch) {
   sent.mtuProbe = true;
   mtuProbing_ = true;
   finish(writer, batch.bytes.data(), sent, now);
-  seal(batch);
+  sealMany(options_.sendKey.data(), batch.bytes.data(), batch.bytes.size(), batch.packetBytes);
   return true;
-}
-
-// All but the last packet are of one size.
-void Connection::seal(Batch& batch) const {
-  const size_t size = batch.packetBytes;
-  const size_t whole = batch.bytes.size() / size;
-  uint8_t macs[kBatchPacketsMax * kMacBytes];
-  authenticateMany(options_.sendKey.data(), batch.bytes.data(), size, whole, macs);
-  for (size_t i = 0; i < whole; i++) std::memcpy(batch.bytes.data() + (i + 1) * size - kMacBytes, macs + i * kMacBytes, kMacBytes);
-  const size_t rest = batch.bytes.size() - whole * size;
-  uint8_t* last = batch.bytes.data() + whole * size;
-  if (rest > 0) authenticate(options_.sendKey.data(), last, rest - kMacBytes, last + rest - kMacBytes);
 }
 
 size_t Connection::build(uint8_t* out, size_t room, uint64_t now, bool bulk) {

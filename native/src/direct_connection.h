@@ -131,7 +131,6 @@ class Connection {
   uint64_t lossDelay() const;
   uint64_t probeTimeout() const;
   bool probeMtu(uint64_t now, Batch& batch);
-  void seal(Batch& batch) const;
 
   ConnectionOptions options_;
   Rate rate_;

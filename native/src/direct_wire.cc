@@ -76,6 +76,21 @@ void authenticateMany(const uint8_t* key, const uint8_t* packets, size_t packetB
   }
 }
 
+void sealMany(const uint8_t* key, uint8_t* packets, size_t length, size_t packetBytes) {
+  const size_t whole = length / packetBytes;
+  uint8_t macs[kLanes * kMacBytes];
+  for (size_t done = 0; done < whole; done += kLanes) {
+    const size_t count = std::min(kLanes, whole - done);
+    authenticateMany(key, packets + done * packetBytes, packetBytes, count, macs);
+    for (size_t i = 0; i < count; i++) {
+      std::memcpy(packets + (done + i + 1) * packetBytes - kMacBytes, macs + i * kMacBytes, kMacBytes);
+    }
+  }
+  const size_t rest = length - whole * packetBytes;
+  uint8_t* last = packets + whole * packetBytes;
+  if (rest > 0) authenticate(key, last, rest - kMacBytes, last + rest - kMacBytes);
+}
+
 bool equalMacs(const uint8_t* one, const uint8_t* other) {
   uint8_t difference = 0;
   for (size_t i = 0; i < kMacBytes; i++) difference |= static_cast<uint8_t>(one[i] ^ other[i]);

@@ -102,6 +102,8 @@ void authenticate(const uint8_t* key, const uint8_t* data, size_t length, uint8_
 // The same for `count` packets that stand one after the other, each of `packetBytes` with its code: codes of kMacBytes
 // each. One vector instruction does the work of many, which packets by themselves are too short for.
 void authenticateMany(const uint8_t* key, const uint8_t* packets, size_t packetBytes, size_t count, uint8_t* macs);
+// Puts its code at the end of each packet. All are of `packetBytes`, but the last may be shorter; `length` is of all.
+void sealMany(const uint8_t* key, uint8_t* packets, size_t length, size_t packetBytes);
 bool equalMacs(const uint8_t* one, const uint8_t* other);
 bool authentic(const uint8_t* key, const uint8_t* data, size_t length, const uint8_t* mac);
 
