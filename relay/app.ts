@@ -22,6 +22,7 @@ import { CONSOLE_MISSING, type Console } from "./api/console.ts";
 import { Changes } from "./api/changes.ts";
 import { discoveryRoutes, type OpenDiscovery } from "./api/discovery.ts";
 import { remoteAddressOf, type AppEnv } from "./api/env.ts";
+import { idempotency } from "./api/idempotency.ts";
 import { problemResponse, statusOf, toRelayError } from "./api/errors.ts";
 import { versionSchema } from "./api/schemas.ts";
 import {
@@ -32,6 +33,7 @@ import {
 } from "./api/sessions.ts";
 import type { ApiKeys } from "./db/api-keys.ts";
 import type { Database } from "./db/database.ts";
+import { createIdempotentRequests } from "./db/idempotent-requests.ts";
 import type { DatabaseSessionStore } from "./db/session-store.ts";
 import { countByState } from "./db/sessions.ts";
 import { RelayError } from "./errors.ts";
@@ -127,7 +129,8 @@ export function createApp(dependencies: AppDependencies): App {
   // Before the key is asked for: whoever looks at its network may have none yet.
   app.route("/v1", discoveryRoutes({ discovery: dependencies.discovery, metrics, clock }));
   const auth = authenticate({ apiKeys, metrics, clock });
-  app.use("/v1/*", auth, jsonOnly);
+  const requests = createIdempotentRequests(database);
+  app.use("/v1/*", auth, jsonOnly, idempotency({ requests, log }));
   app.route("/v1", sessionRoutes({ ...dependencies, changes }));
 
   app.openAPIRegistry.registerComponent("securitySchemes", "apiKey", {

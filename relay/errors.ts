@@ -13,6 +13,8 @@ export type RelayErrorCode =
   | "DATABASE_UNAVAILABLE"
   | "DATA_DIRECTORY_IN_USE"
   | "DATA_DIRECTORY_UNUSABLE"
+  | "IDEMPOTENCY_KEY_IN_USE"
+  | "IDEMPOTENCY_KEY_REUSED"
   | "INTERNAL"
   | "LENGTH_REQUIRED"
   | "LIMIT_EXCEEDED"
@@ -24,7 +26,8 @@ export type RelayErrorCode =
   | "REQUEST_MALFORMED"
   | "SCOPE_MISSING"
   | "STATE_CONFLICT"
-  | "UNAUTHENTICATED";
+  | "UNAUTHENTICATED"
+  | "VERSION_CONFLICT";
 
 export interface RelayErrorOptions extends ErrorOptions {
   /** What a client needs besides the sentence, e.g. `currentState`; never a secret. */

@@ -24,6 +24,7 @@ import { createApp } from "./app.ts";
 import type { Address, RelayConfig } from "./config.ts";
 import { createApiKeys, DEFAULT_PROJECT, type ApiKeys } from "./db/api-keys.ts";
 import { openDatabase, type Database } from "./db/database.ts";
+import { createIdempotentRequests } from "./db/idempotent-requests.ts";
 import { API_SCOPES, relayInstance } from "./db/schema.ts";
 import { createSessionStore, type DatabaseSessionStore } from "./db/session-store.ts";
 import { abandonedSessions } from "./db/sessions.ts";
@@ -447,6 +448,7 @@ async function takeCare(parts: {
 }): Promise<() => Promise<void>> {
   const { database, store, switchboard, changes, log, url, version } = parts;
   const id = toHex(randomBytes(16));
+  const requests = createIdempotentRequests(database);
   const beat = async (): Promise<void> => {
     await database.run(async (orm) => {
       await orm
@@ -455,6 +457,7 @@ async function takeCare(parts: {
         .onConflictDoUpdate({ target: relayInstance.id, set: { heartbeatAt: sql`now()` } });
       await orm.delete(relayInstance).where(lt(relayInstance.heartbeatAt, INSTANCE_GONE));
     });
+    await requests.clear();
     for (const sessionId of await abandonedSessions(database, ABANDONED_PER_ROUND)) {
       const change = {
         by: "relay",

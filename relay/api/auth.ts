@@ -54,7 +54,7 @@ export function authenticate({ apiKeys, metrics, clock }: AuthOptions) {
     const header = c.req.header("authorization") ?? "";
     const [, key] = /^bearer +(\S+)$/i.exec(header) ?? [];
     const principal = key === undefined ? undefined : await apiKeys.authenticate(key);
-    if (principal === undefined) {
+    if (key === undefined || principal === undefined) {
       failures.take(address);
       throw new RelayError(
         "UNAUTHENTICATED",
@@ -65,6 +65,7 @@ export function authenticate({ apiKeys, metrics, clock }: AuthOptions) {
     }
     throttle("requests", requests.take(principal.keyId));
     c.set("principal", principal);
+    c.set("credential", { kind: "key", secret: key });
     await next();
   });
 }

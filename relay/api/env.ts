@@ -9,6 +9,13 @@ import type { Context } from "hono";
 
 import type { Principal } from "../db/api-keys.ts";
 
+/** What a request was let in by. */
+export interface Credential {
+  readonly kind: "key";
+  /** As it came; neither logged nor stored. */
+  readonly secret: string;
+}
+
 export interface AppEnv {
   Bindings: {
     /** Node's request, where there is a socket; absent when a test calls the app. */
@@ -18,6 +25,8 @@ export interface AppEnv {
     requestId: string;
     /** Set by `authenticate`. */
     principal: Principal;
+    /** Set by `authenticate`. */
+    credential: Credential;
   };
 }
 

@@ -31,14 +31,18 @@ export function statusOf(code: RelayErrorCode): ContentfulStatusCode {
       return 403;
     case "NOT_FOUND":
       return 404;
+    case "IDEMPOTENCY_KEY_IN_USE":
     case "STATE_CONFLICT":
       return 409;
     case "LENGTH_REQUIRED":
       return 411;
+    case "VERSION_CONFLICT":
+      return 412;
     case "BODY_TOO_LARGE":
       return 413;
     case "MEDIA_TYPE_UNSUPPORTED":
       return 415;
+    case "IDEMPOTENCY_KEY_REUSED":
     case "REQUEST_INVALID":
       return 422;
     case "LIMIT_EXCEEDED":
@@ -63,6 +67,7 @@ const TITLES: Readonly<Record<number, string>> = {
   404: "Not found",
   409: "Conflict",
   411: "Length required",
+  412: "Changed meanwhile",
   413: "Body too large",
   415: "Media type not supported",
   422: "Invalid request",

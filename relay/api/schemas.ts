@@ -9,27 +9,10 @@ import { COMMANDS } from "../protocol/frame.ts";
 import { ROLES, SESSION_STATES } from "../protocol/ids.ts";
 import { TICKET_LIFETIME_MS_MAX } from "../db/limits.ts";
 import { SESSION_MODES } from "../db/schema.ts";
+import { pageQuerySchema } from "./pages.ts";
+import { hexIdSchema, instant, labelsSchema, line, positive } from "./schemas/common.ts";
 
-export const PAGE_LIMIT_MAX = 200;
-export const PAGE_LIMIT_DEFAULT = 50;
-
-/** Text for one line: whoever shows it need not think of terminals. */
-const line = (charsMax: number) =>
-  z
-    .string()
-    .max(charsMax)
-    // oxlint-disable-next-line no-control-regex -- these are the characters to refuse
-    .regex(/^[^\u0000-\u001f\u007f-\u009f\u2028\u2029]*$/, "must not contain control characters")
-    .refine((text) => text.isWellFormed(), "must be whole Unicode characters");
-
-const positive = (max: number) => z.int().min(1).max(max);
-
-const instant = z.iso.datetime().openapi({ example: "2026-11-22T21:08:26.123Z" });
-
-export const sessionIdSchema = z
-  .string()
-  .regex(/^[0-9a-f]{32}$/)
-  .openapi({ example: "6f1c3f0a9d2b4c5e8a7b6c5d4e3f2a1b" });
+export const sessionIdSchema = hexIdSchema;
 
 export const stateSchema = z.enum(SESSION_STATES).openapi("SessionState");
 export const actionSchema = z.enum(COMMANDS).openapi("SessionAction");
@@ -43,11 +26,6 @@ const limitsSchema = z
     maxRounds: positive(10_000).optional(),
   })
   .openapi("SessionLimits");
-
-const LABELS_MAX = 32;
-const labelsSchema = z
-  .record(z.string().regex(/^[A-Za-z0-9]([A-Za-z0-9._/-]{0,61}[A-Za-z0-9])?$/), line(128))
-  .refine((labels) => Object.keys(labels).length <= LABELS_MAX, `at most ${LABELS_MAX} labels`);
 
 export const createSessionSchema = z
   .strictObject({
@@ -199,23 +177,16 @@ export const eventPageSchema = z
   .object({ events: z.array(eventSchema), nextCursor: z.string().nullable() })
   .openapi("SessionEventPage");
 
-const pageLimit = z.coerce.number().int().min(1).max(PAGE_LIMIT_MAX).default(PAGE_LIMIT_DEFAULT);
-
-export const listQuerySchema = z.object({
+export const listQuerySchema = pageQuerySchema.extend({
   state: z
     .string()
     .transform((text) => text.split(","))
     .pipe(z.array(stateSchema))
     .optional()
     .openapi({ type: "string", description: "One or more states, separated by commas." }),
-  cursor: z.string().max(200).optional(),
-  limit: pageLimit,
 });
 
-export const eventsQuerySchema = z.object({
-  cursor: z.string().max(200).optional(),
-  limit: pageLimit,
-});
+export const eventsQuerySchema = pageQuerySchema;
 
 export const versionSchema = z
   .object({ version: z.string(), protocol: z.string(), runtime: z.string() })

@@ -6,7 +6,7 @@
 import { createRoute, OpenAPIHono, z } from "@hono/zod-openapi";
 import type { Context } from "hono";
 
-import { fromBase64Url, toBase64Url, toHex } from "../protocol/bytes.ts";
+import { toBase64Url, toHex } from "../protocol/bytes.ts";
 import { HASH_BYTES } from "../protocol/frame.ts";
 import type { ApiKeys } from "../db/api-keys.ts";
 import type { Database } from "../db/database.ts";
@@ -26,14 +26,29 @@ import type { Changes } from "./changes.ts";
 import type { AppEnv } from "./env.ts";
 import { eventStream } from "./event-stream.ts";
 import {
+  numberCursor,
+  numberOf,
+  PAGE_LIMIT_MAX,
+  pageOf,
+  positionCursor,
+  positionOf,
+} from "./pages.ts";
+import {
+  denied,
+  idParameter,
+  notFound,
+  problem,
+  refusedBody,
+  refusedQuery,
+  security,
+} from "./route-parts.ts";
+import {
   actionBodySchema,
   createdSchema,
   createSessionSchema,
   eventPageSchema,
   eventsQuerySchema,
   listQuerySchema,
-  PAGE_LIMIT_MAX,
-  problemSchema,
   sessionIdSchema,
   sessionPageSchema,
   sessionSchema,
@@ -70,27 +85,6 @@ const EVENT_STREAMS_MAX = 1_000;
 /** Pages of the database that one page of a list may be picked from. */
 const LIST_BATCHES_MAX = 10;
 
-const problem = (description: string) => ({
-  description,
-  content: { "application/problem+json": { schema: problemSchema } },
-});
-
-const denied = {
-  401: problem("No API key, or one that is not good."),
-  403: problem("The API key lacks the scope."),
-  429: problem("A limit was met; `limitName` says which and `Retry-After` when to ask again."),
-  503: problem("The database does not answer, or the relay is going down."),
-};
-const notFound = { 404: problem("No such session in the API key's project.") };
-const invalid = { 422: problem("A field is not what it should be; `issues` says which.") };
-
-const security = [{ apiKey: [] }];
-const idParameter = z.object({
-  id: z
-    .string()
-    .openapi({ param: { name: "id", in: "path" }, example: "6f1c3f0a9d2b4c5e8a7b6c5d4e3f2a1b" }),
-});
-
 const createSession = createRoute({
   method: "post",
   path: "/sessions",
@@ -101,11 +95,8 @@ const createSession = createRoute({
   request: { body: { content: { "application/json": { schema: createSessionSchema } } } },
   responses: {
     201: { description: "Made.", content: { "application/json": { schema: createdSchema } } },
-    400: problem("The body is not JSON."),
-    413: problem("The body is too large."),
-    415: problem("The body is not `application/json`."),
+    ...refusedBody,
     ...denied,
-    ...invalid,
   },
 });
 
@@ -119,9 +110,8 @@ const listSessions = createRoute({
   request: { query: listQuerySchema },
   responses: {
     200: { description: "A page.", content: { "application/json": { schema: sessionPageSchema } } },
-    400: problem("The cursor is not one of ours."),
+    ...refusedQuery,
     ...denied,
-    ...invalid,
   },
 });
 
@@ -153,10 +143,9 @@ const listEvents = createRoute({
   request: { params: idParameter, query: eventsQuerySchema },
   responses: {
     200: { description: "A page.", content: { "application/json": { schema: eventPageSchema } } },
-    400: problem("The cursor is not one of ours."),
+    ...refusedQuery,
     ...denied,
     ...notFound,
-    ...invalid,
   },
 });
 
@@ -252,7 +241,7 @@ export function sessionRoutes(options: SessionRoutesOptions): OpenAPIHono<AppEnv
     const after = cursor === undefined ? undefined : positionOf(cursor);
     const { page, last } = await listed(mine(c), { states: state, after, limit });
     return c.json(
-      { sessions: page.map(body), nextCursor: last === undefined ? null : cursorOf(last) },
+      { sessions: page.map(body), nextCursor: last === undefined ? null : positionCursor(last) },
       200,
     );
   });
@@ -263,13 +252,13 @@ export function sessionRoutes(options: SessionRoutesOptions): OpenAPIHono<AppEnv
     const { cursor, limit } = c.req.valid("query");
     const sessions = mine(c);
     const { id } = await find(sessions, c.req.param("id"));
-    const rows = await sessions.events(id, cursor === undefined ? 0 : seqOf(cursor), limit + 1);
-    const page = rows.slice(0, limit);
-    const last = rows.length > limit ? page.at(-1) : undefined;
+    const after = cursor === undefined ? 0 : numberOf(cursor);
+    const rows = await sessions.events(id, after, limit + 1);
+    const { page, nextCursor } = pageOf(rows, limit, ({ seq }) => numberCursor(seq));
     return c.json(
       {
         events: page.map(({ seq, at, type, data }) => ({ seq, at: at.toISOString(), type, data })),
-        nextCursor: last === undefined ? null : String(last.seq),
+        nextCursor,
       },
       200,
     );
@@ -354,13 +343,10 @@ export function sessionRoutes(options: SessionRoutesOptions): OpenAPIHono<AppEnv
           description: "Passed on; the session as it is now.",
           content: { "application/json": { schema: sessionSchema } },
         },
-        400: problem("The body is not JSON."),
+        ...refusedBody,
         409: problem("The session's state does not allow it: see `allowedActions`."),
-        413: problem("The body is too large."),
-        415: problem("The body is not `application/json`."),
         ...denied,
         ...notFound,
-        ...invalid,
       },
     });
   }
@@ -472,29 +458,4 @@ async function actionBody(c: Context<AppEnv>): Promise<z.infer<typeof actionBody
   const parsed = actionBodySchema.safeParse(json);
   if (!parsed.success) throw invalidRequest(parsed.error);
   return parsed.data;
-}
-
-function cursorOf({ createdAt, id }: SessionPosition): string {
-  return toBase64Url(new TextEncoder().encode(`${createdAt.getTime()}.${id}`));
-}
-
-function positionOf(cursor: string): SessionPosition {
-  try {
-    const text = new TextDecoder().decode(fromBase64Url(cursor));
-    const [, ms, id] = /^(\d{1,14})\.([0-9a-f]{32})$/.exec(text) ?? [];
-    if (ms !== undefined && id !== undefined) return { createdAt: new Date(Number(ms)), id };
-  } catch {
-    // Said below, as for any other text.
-  }
-  throw cursorInvalid();
-}
-
-function seqOf(cursor: string): number {
-  const seq = /^\d{1,9}$/.test(cursor) ? Number(cursor) : undefined;
-  if (seq === undefined) throw cursorInvalid();
-  return seq;
-}
-
-function cursorInvalid(): RelayError {
-  return new RelayError("CURSOR_INVALID", "this cursor is none that the relay gave out");
 }

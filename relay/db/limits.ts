@@ -23,3 +23,5 @@ export const EVENTS_PER_SESSION_MAX = 10_000;
 /** How long a ticket may wait to be used, unless its maker says otherwise. */
 export const TICKET_LIFETIME_MS = 10 * 60 * 1000;
 export const TICKET_LIFETIME_MS_MAX = 24 * 60 * 60 * 1000;
+/** Requests with an `Idempotency-Key` that are remembered for one API key. */
+export const IDEMPOTENT_REQUESTS_PER_KEY_MAX = 10_000;
