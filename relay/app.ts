@@ -20,6 +20,8 @@ import { PROTOCOL_MAJOR, PROTOCOL_MINOR } from "./protocol/version.ts";
 import { authenticate, requireScope } from "./api/auth.ts";
 import { CONSOLE_MISSING, type Console } from "./api/console.ts";
 import { Changes } from "./api/changes.ts";
+import { limitRoutes } from "./api/limits.ts";
+import { StreamCount } from "./api/stream-count.ts";
 import { discoveryRoutes, type OpenDiscovery } from "./api/discovery.ts";
 import { remoteAddressOf, type AppEnv } from "./api/env.ts";
 import { idempotency } from "./api/idempotency.ts";
@@ -37,9 +39,12 @@ import { createIdempotentRequests } from "./db/idempotent-requests.ts";
 import type { DatabaseSessionStore } from "./db/session-store.ts";
 import { countByState } from "./db/sessions.ts";
 import { RelayError } from "./errors.ts";
+import { RELAY_LIMITS, relayLimits, type RelayLimits } from "./limits.ts";
+import type { NodeBounds } from "./node-bounds.ts";
 import type { Log } from "./log.ts";
 import type { Metrics } from "./metrics.ts";
 import { runtimeName } from "./runtime/runtime.ts";
+import type { Admission } from "./transport/admission.ts";
 
 export type { SessionBody, SessionAction } from "./api/schemas.ts";
 export type { ProblemBody } from "./api/errors.ts";
@@ -54,6 +59,11 @@ export interface AppDependencies {
   readonly changes?: Changes;
   readonly metrics: Metrics;
   readonly log: Log;
+  /** Default: what docs/limits.md says. */
+  readonly limits?: RelayLimits;
+  /** Absent where a test has no node to fill: then sessions are let in. */
+  readonly node?: NodeBounds;
+  readonly admission?: Admission;
   readonly console: Console;
   readonly version: string;
   /** Where peers find the relay; asked each time, since its certificate is renewed. */
@@ -70,7 +80,7 @@ export interface AppDependencies {
 
 export type App = OpenAPIHono<AppEnv>;
 
-const BODY_BYTES_MAX = 64 * 1024;
+const BODY_BYTES_MAX = RELAY_LIMITS.bodyBytes.default;
 const SECURITY_HEADERS = {
   "content-security-policy":
     "default-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'; object-src 'none'",
@@ -84,6 +94,8 @@ const SECURITY_HEADERS = {
 export function createApp(dependencies: AppDependencies): App {
   const { database, apiKeys, metrics, log, switchboard, signal } = dependencies;
   const clock = dependencies.clock ?? (() => performance.now());
+  const limits = dependencies.limits ?? relayLimits();
+  const streams = new StreamCount(limits);
   const changes = dependencies.changes ?? new Changes();
   const unsubscribe = switchboard.onChange((sessionId) => changes.publish(toHex(sessionId)));
   signal.addEventListener("abort", unsubscribe, { once: true });
@@ -109,6 +121,8 @@ export function createApp(dependencies: AppDependencies): App {
   app.onError((thrown, c) => {
     const error = toRelayError(thrown);
     const requestId = c.get("requestId");
+    const { limitName } = error.details;
+    if (typeof limitName === "string") metrics.countThrottled(limitName);
     if (statusOf(error.code) >= 500) {
       log("error", "request failed", {
         requestId,
@@ -127,11 +141,12 @@ export function createApp(dependencies: AppDependencies): App {
   app.use(boundedBody);
 
   // Before the key is asked for: whoever looks at its network may have none yet.
-  app.route("/v1", discoveryRoutes({ discovery: dependencies.discovery, metrics, clock }));
-  const auth = authenticate({ apiKeys, metrics, clock });
+  app.route("/v1", discoveryRoutes({ discovery: dependencies.discovery, clock }));
+  const auth = authenticate({ apiKeys, limits, clock });
   const requests = createIdempotentRequests(database);
   app.use("/v1/*", auth, jsonOnly, idempotency({ requests, log }));
-  app.route("/v1", sessionRoutes({ ...dependencies, changes }));
+  app.route("/v1", sessionRoutes({ ...dependencies, changes, limits, streams }));
+  app.route("/v1", limitRoutes({ ...dependencies, limits, streams }));
 
   app.openAPIRegistry.registerComponent("securitySchemes", "apiKey", {
     type: "http",

@@ -10,6 +10,7 @@ import { join, resolve } from "node:path";
 import { DEFAULTS } from "./config/defaults.ts";
 import { readOptions, type Given, type OptionName } from "./config/options.ts";
 import { systemCode } from "./errors.ts";
+import { readLimit, type LimitName, type RelayLimits } from "./limits.ts";
 import { LOG_LEVELS, type LogLevel } from "./log.ts";
 import { messageOf } from "./protocol/errors.ts";
 import { parseAddressRange, type AddressRange } from "./runtime/address-range.ts";
@@ -46,6 +47,8 @@ export interface RelayConfig {
   /** How long a relay that goes down lets data in flight arrive. */
   readonly drainWaitMs: number;
   readonly webhooks: WebhookConfig;
+  /** What was set of docs/limits.md. */
+  readonly limits: Partial<RelayLimits>;
   readonly webTransport: boolean;
   /** UDP ports for address discovery, 0 for any that is free; undefined if it is off. */
   readonly discoveryPorts: readonly [number, number] | undefined;
@@ -203,6 +206,8 @@ export function readConfig(
     }
   }
 
+  const limits = limitsOf(given("limits"), problems);
+
   const level = given("log-level") ?? { value: "info", name: "--log-level" };
   const logLevel = LOG_LEVELS.find((known) => known === level.value);
   if (logLevel === undefined) {
@@ -232,6 +237,7 @@ export function readConfig(
     zone,
     drainWaitMs: drainWaitS * 1000,
     webhooks: { allow, http: options.has("webhook-http") },
+    limits,
     discoveryPorts: discoveryPorts ?? undefined,
     webTransport: !options.has("no-webtransport"),
     logLevel: logLevel ?? "info",
@@ -311,6 +317,17 @@ function acmeOf(
     caFile: caFile === undefined ? undefined : resolve(caFile),
     challenge: address("acme-challenge", DEFAULTS.acmeChallenge),
   };
+}
+
+function limitsOf(given: Given | undefined, problems: string[]): Partial<RelayLimits> {
+  const limits: Partial<Record<LimitName, number>> = {};
+  for (const setting of listOf(given)) {
+    const [, name = setting, value] = /^([^=]*)=(.*)$/.exec(setting) ?? [];
+    const limit = readLimit(name.trim(), value);
+    if (typeof limit === "string") problems.push(`${given?.name ?? ""}: ${limit}`);
+    else limits[limit.name] = limit.value;
+  }
+  return limits;
 }
 
 /** The parts between commas. */

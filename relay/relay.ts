@@ -15,7 +15,6 @@ import { eq, lt, sql } from "drizzle-orm";
 import { fromHex } from "./db/hex.ts";
 import { toHex } from "./protocol/bytes.ts";
 import { messageOf } from "./protocol/errors.ts";
-import { type Role } from "./protocol/ids.ts";
 import type { LinkKind } from "./protocol/stream.ts";
 import { Changes } from "./api/changes.ts";
 import { loadConsole } from "./api/console.ts";
@@ -26,17 +25,23 @@ import { createApiKeys, DEFAULT_PROJECT, type ApiKeys } from "./db/api-keys.ts";
 import { openDatabase, type Database } from "./db/database.ts";
 import { createIdempotentRequests } from "./db/idempotent-requests.ts";
 import { API_SCOPES, relayInstance } from "./db/schema.ts";
+import { projectShares, spentProjects } from "./db/project-limits.ts";
 import { createSessionStore, type DatabaseSessionStore } from "./db/session-store.ts";
 import { abandonedSessions } from "./db/sessions.ts";
 import { RelayError, systemCode } from "./errors.ts";
+import { relayLimits, type RelayLimits } from "./limits.ts";
 import type { Log } from "./log.ts";
+import { NodeBounds } from "./node-bounds.ts";
 import { createMetrics, type Metrics } from "./metrics.ts";
 import { lockDirectory } from "./runtime/directory-lock.ts";
 import { kernelHints } from "./runtime/kernel-hints.ts";
 import { packageVersion, runtimeName, type RuntimeName } from "./runtime/runtime.ts";
 import { saveUserConfig, writeWhole } from "./runtime/user-config.ts";
 import { createSecretBox, loadSecretKey } from "./secret-box.ts";
+import { NodeBuffers } from "./switchboard/buffers.ts";
+import { FairShare } from "./switchboard/fair-share.ts";
 import { Switchboard } from "./switchboard/switchboard.ts";
+import { Admission } from "./transport/admission.ts";
 import { CertificateKeeper } from "./transport/certificate-keeper.ts";
 import {
   ensureCertificate,
@@ -46,6 +51,7 @@ import {
 import { listenDiscovery, type DiscoveryServer } from "./transport/discovery.ts";
 import { ensureIdentity } from "./transport/identity.ts";
 import { listen, type Listener } from "./transport/listener.ts";
+import { recordUsage } from "./usage.ts";
 
 export interface Relay extends AsyncDisposable {
   /** How peers reach it. */
@@ -67,7 +73,6 @@ export interface Relay extends AsyncDisposable {
 
 const KEY_FILE = "relay-key";
 const DATABASE_FOLDER = "database";
-const USAGE_INTERVAL_MS = 10_000;
 const CARE_INTERVAL_MS = 30_000;
 /** A relay that was not heard of for this long is forgotten. */
 const INSTANCE_GONE = sql`now() - interval '1 hour'`;
@@ -132,6 +137,7 @@ async function start(
   undo.push(await lockDirectory(config.dataDir));
 
   const metrics = createMetrics();
+  const limits = relayLimits(config.limits);
   const database = await openDatabase({
     url: config.databaseUrl,
     dataDir: join(config.dataDir, DATABASE_FOLDER),
@@ -145,6 +151,7 @@ async function start(
   const store = createSessionStore(database, {
     onDowntime: (downtimeMs) => metrics.observeDowntime(downtimeMs),
     onFoldError: (error) => log("warn", "index not folded", { reason: messageOf(error) }),
+    defaults: limits,
   });
   undo.push(() => store.index.settled());
   const apiKeys = createApiKeys(database);
@@ -154,10 +161,25 @@ async function start(
 
   const discovery = await discoveryOrWithout(config, log, metrics);
   if (discovery !== undefined) undo.push(() => discovery.close());
-  const switchboard = new Switchboard({
+  const throttled = (limitName: string): void => metrics.countThrottled(limitName);
+  const node = new NodeBounds({
+    limits,
+    liveSessions: () => switchboard.liveSessionCount,
+    onProblem: (reason) => log("warn", "this process could not be looked at", { reason }),
+  });
+  const shares = new FairShare({ nodeBytesPerS: limits.nodeBytesPerS });
+  const buffers = new NodeBuffers(limits);
+  const admission = new Admission({ limits, onRefused: throttled });
+  const switchboard: Switchboard = new Switchboard({
     store,
     log,
     discovery,
+    bounds: {
+      shares,
+      buffers,
+      refusal: (projectId) => node.refusal(projectId),
+      onThrottled: throttled,
+    },
     onHandshakeFailure: (code) => metrics.countHandshakeFailure(code),
     onBytes: (from, link, count) => metrics.addBytes(from, link, count),
   });
@@ -201,6 +223,9 @@ async function start(
   const changes = new Changes();
   const app = createApp({
     changes,
+    limits,
+    node,
+    admission,
     database,
     store,
     apiKeys,
@@ -223,6 +248,8 @@ async function start(
     host: config.listen.host === "" ? "::" : config.listen.host,
     port: config.listen.port,
     certificate,
+    limits,
+    admission,
     onStream: (incoming) => switchboard.accept(incoming),
     // It never rejects: what a handler throws has become an answer before.
     requestListener: (request, response) => void answer(request, response),
@@ -253,7 +280,20 @@ async function start(
   for (const hint of kernelHints({ webTransport: isWebTransport })) {
     log("info", "this host's kernel could be faster over distance", { ...hint });
   }
-  undo.push(await takeCare({ database, store, changes, log, url, version, switchboard }));
+  undo.push(
+    await takeCare({
+      database,
+      store,
+      changes,
+      log,
+      url,
+      version,
+      switchboard,
+      limits,
+      shares,
+      node,
+    }),
+  );
 
   await tellUser(config, log, { ...address, key: key.text });
 
@@ -376,66 +416,6 @@ async function ensureKey(
   return { file, text: key, created: key };
 }
 
-/** Adds up what sessions move. @returns Stops, with the last of it written. */
-function recordUsage(
-  switchboard: Switchboard,
-  store: DatabaseSessionStore,
-  log: Log,
-): () => Promise<void> {
-  /** What a session's connection had moved when last looked at; a new connection counts from 0 again. */
-  const seen = new Map<string, Readonly<Record<Role, number>>>();
-  const unsaved = new Map<string, Record<Role, number>>();
-  const look = (sessionId: Uint8Array): void => {
-    const id = toHex(sessionId);
-    const live = switchboard.live(sessionId);
-    if (live === undefined) {
-      seen.delete(id);
-      return;
-    }
-    const before = seen.get(id) ?? { seeder: 0, leecher: 0 };
-    const now = { ...live.bytesFrom };
-    const more = unsaved.get(id) ?? { seeder: 0, leecher: 0 };
-    for (const role of ["seeder", "leecher"] as const) {
-      more[role] += now[role] < before[role] ? now[role] : now[role] - before[role];
-    }
-    seen.set(id, now);
-    if (more.seeder + more.leecher > 0) unsaved.set(id, more);
-  };
-  const write = async (): Promise<void> => {
-    for (const [id, bytesFrom] of unsaved) {
-      unsaved.delete(id);
-      try {
-        await store.addUsage(fromHex(id), bytesFrom);
-      } catch (error) {
-        log("warn", "usage not recorded yet", { sessionId: id, reason: messageOf(error) });
-        const since = unsaved.get(id) ?? { seeder: 0, leecher: 0 };
-        unsaved.set(id, {
-          seeder: since.seeder + bytesFrom.seeder,
-          leecher: since.leecher + bytesFrom.leecher,
-        });
-        // The others would fare no better.
-        return;
-      }
-    }
-  };
-  let writing: Promise<void> | undefined;
-  /** One at a time: a database that stands still is not asked again and again. */
-  const save = (): Promise<void> => {
-    writing ??= write().finally(() => {
-      writing = undefined;
-    });
-    return writing;
-  };
-  const stopListening = switchboard.onChange(look);
-  const timer = setInterval(() => void save(), USAGE_INTERVAL_MS);
-  return async () => {
-    clearInterval(timer);
-    stopListening();
-    await writing;
-    await save();
-  };
-}
-
 /** Says that this relay is there, and ends sessions that nobody joined. @returns Stops it. */
 async function takeCare(parts: {
   readonly database: Database;
@@ -445,8 +425,11 @@ async function takeCare(parts: {
   readonly log: Log;
   readonly url: string;
   readonly version: string;
+  readonly limits: RelayLimits;
+  readonly shares: FairShare;
+  readonly node: NodeBounds;
 }): Promise<() => Promise<void>> {
-  const { database, store, switchboard, changes, log, url, version } = parts;
+  const { database, store, switchboard, changes, log, url, version, limits, shares, node } = parts;
   const id = toHex(randomBytes(16));
   const requests = createIdempotentRequests(database);
   const beat = async (): Promise<void> => {
@@ -458,6 +441,9 @@ async function takeCare(parts: {
       await orm.delete(relayInstance).where(lt(relayInstance.heartbeatAt, INSTANCE_GONE));
     });
     await requests.clear();
+    node.setSpent(await spentProjects(database, limits));
+    const ofProjects = await projectShares(database, shares.projectIds, limits);
+    for (const [projectId, share] of ofProjects) shares.configure(projectId, share);
     for (const sessionId of await abandonedSessions(database, ABANDONED_PER_ROUND)) {
       const change = {
         by: "relay",

@@ -8,7 +8,6 @@ import { createRoute, OpenAPIHono } from "@hono/zod-openapi";
 import { toBase64Url } from "../protocol/bytes.ts";
 import { parseIpAddress } from "../protocol/ip-address.ts";
 import { RelayError } from "../errors.ts";
-import type { Metrics } from "../metrics.ts";
 import { networkOf } from "../transport/discovery.ts";
 import { remoteAddressOf, type AppEnv } from "./env.ts";
 import { RateLimit } from "./rate-limit.ts";
@@ -27,7 +26,6 @@ export interface OpenDiscovery {
 
 export interface DiscoveryRouteOptions {
   readonly discovery: OpenDiscovery | undefined;
-  readonly metrics: Metrics;
   /** Milliseconds, monotone. */
   readonly clock: () => number;
 }
@@ -51,7 +49,7 @@ const createDiscovery = createRoute({
 });
 
 export function discoveryRoutes(options: DiscoveryRouteOptions): OpenAPIHono<AppEnv> {
-  const { discovery, metrics, clock } = options;
+  const { discovery, clock } = options;
   const limit = new RateLimit({
     perSecond: TOKENS_PER_S,
     burst: TOKENS_BURST,
@@ -69,13 +67,12 @@ export function discoveryRoutes(options: DiscoveryRouteOptions): OpenAPIHono<App
     const address = parseIpAddress(remoteAddressOf(c));
     const waitS = limit.take(address === undefined ? "unknown" : networkOf(address));
     if (waitS > 0) {
-      metrics.countThrottled("discoveryTokens");
       throw new RelayError("RATE_LIMITED", "too many requests: slow down", {
         details: { limitName: "discoveryTokens", retryAfterS: Math.ceil(waitS) },
       });
     }
-    const [first, second] = discovery.ports;
-    return c.json({ token: toBase64Url(discovery.lend()), ports: [first, second] }, 200);
+    const ports: [number, number] = [...discovery.ports];
+    return c.json({ token: toBase64Url(discovery.lend()), ports }, 200);
   });
   return app;
 }

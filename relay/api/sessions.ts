@@ -20,6 +20,8 @@ import {
   type SessionRow,
 } from "../db/sessions.ts";
 import { RelayError } from "../errors.ts";
+import type { RelayLimits } from "../limits.ts";
+import type { NodeBounds } from "../node-bounds.ts";
 import type { LiveSession, Switchboard } from "../switchboard/switchboard.ts";
 import { requireScope } from "./auth.ts";
 import type { Changes } from "./changes.ts";
@@ -55,10 +57,14 @@ import {
   type SessionAction,
   type SessionBody,
 } from "./schemas.ts";
+import type { StreamCount } from "./stream-count.ts";
 import { allowedActions, AT_WORK, sessionBody, stateOf } from "./session-body.ts";
 
 /** What the API asks of the switchboard. */
-export type LiveSessions = Pick<Switchboard, "announce" | "command" | "live" | "onChange">;
+export type LiveSessions = Pick<
+  Switchboard,
+  "announce" | "command" | "live" | "liveSessionCount" | "onChange"
+>;
 
 export interface RelayAddress {
   readonly url: string;
@@ -74,14 +80,16 @@ export interface SessionRoutesOptions {
   readonly apiKeys: ApiKeys;
   readonly switchboard: LiveSessions;
   readonly changes: Changes;
+  readonly limits: RelayLimits;
+  /** Whether this relay lets another session in; without it, always. */
+  readonly node?: Pick<NodeBounds, "error"> | undefined;
+  readonly streams: StreamCount;
   /** Where peers find the relay; asked each time, since its certificate is renewed. */
   readonly address: () => RelayAddress;
   /** Ends the event streams. */
   readonly signal: AbortSignal;
 }
 
-const EVENT_STREAMS_PER_KEY_MAX = 20;
-const EVENT_STREAMS_MAX = 1_000;
 /** Pages of the database that one page of a list may be picked from. */
 const LIST_BATCHES_MAX = 10;
 
@@ -195,9 +203,6 @@ const ACTION_SUMMARIES: Readonly<Record<SessionAction, string>> = {
 export function sessionRoutes(options: SessionRoutesOptions): OpenAPIHono<AppEnv> {
   const { database, store, apiKeys, switchboard, changes } = options;
   const app = new OpenAPIHono<AppEnv>({ defaultHook: refuseInvalid });
-  const streamsByKey = new Map<string, number>();
-  let streamCount = 0;
-
   const mine = (c: Context<AppEnv>): ProjectSessions =>
     projectSessions(database, c.get("principal").projectId);
   const live = (id: string): LiveSession | undefined => switchboard.live(fromHex(id));
@@ -211,7 +216,10 @@ export function sessionRoutes(options: SessionRoutesOptions): OpenAPIHono<AppEnv
 
   app.openapi(createSession, async (c) => {
     const request = c.req.valid("json");
+    const full = options.node?.error(c.get("principal").projectId);
+    if (full !== undefined) throw full;
     const { row, tickets } = await mine(c).create({
+      bounds: options.limits,
       name: request.name ?? "",
       labels: request.labels ?? {},
       mode: request.mode ?? "live",
@@ -296,14 +304,7 @@ export function sessionRoutes(options: SessionRoutesOptions): OpenAPIHono<AppEnv
 
   app.openapi(streamEvents, (c) => {
     const { keyId } = c.get("principal");
-    const open = streamsByKey.get(keyId) ?? 0;
-    if (open >= EVENT_STREAMS_PER_KEY_MAX || streamCount >= EVENT_STREAMS_MAX) {
-      throw new RelayError("RATE_LIMITED", "too many event streams are open: close one first", {
-        details: { limitName: "eventStreams", retryAfterS: 5 },
-      });
-    }
-    streamsByKey.set(keyId, open + 1);
-    streamCount++;
+    const release = options.streams.open(keyId);
     const sessions = mine(c);
     const stream = eventStream({
       snapshot: async () => (await sessions.list({ limit: PAGE_LIMIT_MAX })).map(body),
@@ -311,12 +312,7 @@ export function sessionRoutes(options: SessionRoutesOptions): OpenAPIHono<AppEnv
       subscribe: (listener) => changes.subscribe(listener),
       stillAllowed: () => apiKeys.isValid(keyId),
       signal: options.signal,
-      onEnd: () => {
-        streamCount--;
-        const left = (streamsByKey.get(keyId) ?? 1) - 1;
-        if (left > 0) streamsByKey.set(keyId, left);
-        else streamsByKey.delete(keyId);
-      },
+      onEnd: release,
     });
     return c.body(stream, 200, {
       "content-type": "text/event-stream; charset=utf-8",

@@ -29,6 +29,7 @@ Options:
   --name, --zone TEXT     what the relay is called in the list of relays, and where it stands
   --discovery-ports A,B   UDP ports where peers learn their own address, for direct paths, or "none"
                           (default: the two after --listen's)
+  --limits NAME=VALUE,... bounds other than the defaults in docs/limits.md: handshakeMs=5000
   --no-webtransport       WebSocket alone
   --no-user-config        leave \${XDG_CONFIG_HOME:-~/.config}/memferry/config.json as it is
   --drain-wait SECONDS    how long a relay that goes down lets data in flight arrive

@@ -44,6 +44,7 @@ export const OPTIONS = {
   "drain-wait": { type: "number" },
   "webhook-allow": { type: "list" },
   "webhook-http": { type: "switch" },
+  limits: { type: "list" },
   "discovery-ports": { type: "list" },
   "log-level": { type: "text" },
   json: { type: "switch" },

@@ -96,6 +96,7 @@ export interface ProjectLimits {
   readonly webhooks?: number | undefined;
   readonly relayedBytesPerS?: number | undefined;
   readonly relayedBytesPerMonth?: number | undefined;
+  readonly relayWeight?: number | undefined;
 }
 
 export interface MigrationPolicy {

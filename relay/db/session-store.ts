@@ -19,6 +19,7 @@ import { RelayError } from "../errors.ts";
 import type {
   CommitOutcome,
   JoinedSession,
+  SessionBounds,
   SessionStore,
   StateChange,
 } from "../switchboard/session-store.ts";
@@ -26,20 +27,41 @@ import { createChunkIndex, type ChunkIndex, type ChunkIndexOptions } from "./chu
 import { createRegionStatement } from "./chunk-index-statements.ts";
 import type { Database, Orm, Row, Statement } from "./database.ts";
 import { EVENTS_PER_SESSION_MAX, INDEX_CHUNKS_MAX } from "./limits.ts";
-import { session, sessionEvent, ticket, type SessionTimes } from "./schema.ts";
+import {
+  project,
+  session,
+  sessionEvent,
+  ticket,
+  type ProjectLimits,
+  type SessionLimits,
+  type SessionTimes,
+} from "./schema.ts";
+import type { RelayLimits } from "../limits.ts";
 
 export type EventData = Readonly<Record<string, string | number | boolean>>;
 
 export interface DatabaseSessionStore extends SessionStore {
   readonly index: ChunkIndex;
   /** Adds to what a session has moved through the relay. */
-  addUsage(sessionId: Uint8Array, bytesFrom: Readonly<Record<Role, number>>): Promise<void>;
+  addUsage(sessionId: Uint8Array, moved: MovedBytes): Promise<void>;
+}
+
+/** Since it was last told. */
+export interface MovedBytes extends Readonly<Record<Role, number>> {
+  /** How long both peers were connected. */
+  readonly pairedMs: number;
+  /** The kind of link. */
+  readonly path: string;
 }
 
 export interface SessionStoreOptions extends ChunkIndexOptions {
   /** Told once per session that ended with a measured downtime. */
   readonly onDowntime?: (downtimeMs: number) => void;
+  /** Of projects that have no bounds of their own. Default: no rate, the same weight. */
+  readonly defaults?: ShareDefaults;
 }
+
+type ShareDefaults = Pick<RelayLimits, "relayedBytesPerS" | "relayWeight">;
 
 export function sha256(bytes: Uint8Array): Uint8Array {
   return createHash("sha256").update(bytes).digest();
@@ -79,8 +101,10 @@ const cancelStatement: Statement = {
 
 const rejoinStatement: Statement = {
   name: "session_rejoin",
-  text: `select ticket.peer_key, session.owner, session.owner_epoch, session.state
+  text: `select ticket.peer_key, session.owner, session.owner_epoch, session.state,
+      session.project_id, session.limits, project.limits as project_limits
     from ticket join session on session.id = ticket.session_id
+    join project on project.id = session.project_id
     where ticket.session_id = $1 and ticket.role = $2`,
 };
 
@@ -132,7 +156,7 @@ export function createSessionStore(
         if (match.role !== role) {
           throw new ProtocolError("TICKET_WRONG_ROLE", `this ticket is for the ${match.role}`);
         }
-        const joined = await joinedSession(tx, id, sessionId);
+        const joined = await joinedSession(tx, id, sessionId, options.defaults);
         if (isEnded(joined.state)) {
           throw new ProtocolError("SESSION_ENDED", `the session is over: ${joined.state}`);
         }
@@ -165,7 +189,14 @@ export function createSessionStore(
       if (row === undefined || !(known instanceof Uint8Array) || !timingSafeEqual(known, peerKey)) {
         throw new ProtocolError("PEER_UNKNOWN", "this peer has not joined the session");
       }
-      return { sessionId: sessionId.slice(), ...ownedOf(row) };
+      const bounds = boundsOf(
+        String(row["project_id"]).replaceAll("-", ""),
+        // Written by this relay's own API, from the same types.
+        row["limits"] as SessionLimits,
+        row["project_limits"] as ProjectLimits,
+        options.defaults,
+      );
+      return { sessionId: sessionId.slice(), ...ownedOf(row), bounds };
     },
 
     async commit(sessionId, epoch) {
@@ -292,20 +323,31 @@ export function createSessionStore(
       await database.transaction((tx) => appendEvent(tx, toHex(sessionId), type, data));
     },
 
-    async addUsage(sessionId, bytesFrom) {
-      const id = toHex(sessionId);
-      await database.query(usageStatement, [id, bytesFrom.seeder, bytesFrom.leecher]);
+    async addUsage(sessionId, { seeder, leecher, pairedMs, path }) {
+      const values = [toHex(sessionId), seeder, leecher, path, Math.round(pairedMs)];
+      await database.query(usageStatement, values);
     },
   };
 }
 
+/** Of the session, and of its project's day in UTC. Seconds are counted in whole ones, once there are some. */
 const usageStatement: Statement = {
   name: "usage_add",
-  text: `insert into "usage" (session_id, project_id, bytes_from_seeder, bytes_from_leecher)
-    select id, project_id, $2::bigint, $3::bigint from session where id = $1
-    on conflict (session_id) do update set updated_at = now(),
-      bytes_from_seeder = "usage".bytes_from_seeder + excluded.bytes_from_seeder,
-      bytes_from_leecher = "usage".bytes_from_leecher + excluded.bytes_from_leecher`,
+  text: `with of as (select id, project_id from session where id = $1),
+    by_session as (
+      insert into "usage" (session_id, project_id, bytes_from_seeder, bytes_from_leecher)
+      select id, project_id, $2::bigint, $3::bigint from of
+      on conflict (session_id) do update set updated_at = now(),
+        bytes_from_seeder = "usage".bytes_from_seeder + excluded.bytes_from_seeder,
+        bytes_from_leecher = "usage".bytes_from_leecher + excluded.bytes_from_leecher
+    )
+    insert into usage_day (project_id, day, path, bytes, session_seconds)
+    select project_id, (now() at time zone 'utc')::date, $4, $2::bigint + $3::bigint,
+      round($5::float8 / 1000)::bigint
+    from of
+    on conflict (project_id, day, path) do update set
+      bytes = usage_day.bytes + excluded.bytes,
+      session_seconds = usage_day.session_seconds + excluded.session_seconds`,
 };
 
 /** Numbers an event and writes it, unless the session has had its share. */
@@ -410,13 +452,44 @@ function ownedOf(row: Row): Owned {
   };
 }
 
-async function joinedSession(tx: Orm, id: string, sessionId: Uint8Array): Promise<JoinedSession> {
+async function joinedSession(
+  tx: Orm,
+  id: string,
+  sessionId: Uint8Array,
+  defaults: ShareDefaults | undefined,
+): Promise<JoinedSession> {
   const [row] = await tx
-    .select({ owner: session.owner, ownerEpoch: session.ownerEpoch, state: session.state })
+    .select({
+      owner: session.owner,
+      ownerEpoch: session.ownerEpoch,
+      state: session.state,
+      projectId: session.projectId,
+      limits: session.limits,
+      projectLimits: project.limits,
+    })
     .from(session)
+    .innerJoin(project, eq(project.id, session.projectId))
     .where(eq(session.id, id));
   if (row === undefined) throw new RelayError("NOT_FOUND", "there is no such session");
-  return { sessionId: sessionId.slice(), ...row };
+  const { owner, ownerEpoch, state, projectId, limits, projectLimits } = row;
+  const bounds = boundsOf(projectId, limits, projectLimits, defaults);
+  return { sessionId: sessionId.slice(), owner, ownerEpoch, state, bounds };
+}
+
+function boundsOf(
+  projectId: string,
+  limits: SessionLimits,
+  projectLimits: ProjectLimits,
+  defaults: ShareDefaults = { relayedBytesPerS: 0, relayWeight: 1 },
+): SessionBounds {
+  return {
+    projectId,
+    bytesPerS: limits.bytesPerS ?? 0,
+    project: {
+      bytesPerS: projectLimits.relayedBytesPerS ?? defaults.relayedBytesPerS,
+      weight: projectLimits.relayWeight ?? defaults.relayWeight,
+    },
+  };
 }
 
 /**

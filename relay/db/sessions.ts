@@ -20,10 +20,10 @@ import {
   type SessionState,
 } from "../protocol/ids.ts";
 import { RelayError } from "../errors.ts";
+import { relayLimits, type RelayLimits } from "../limits.ts";
 import type { Database } from "./database.ts";
-import { PENDING_SESSIONS_PER_PROJECT_MAX } from "./limits.ts";
+import { requireRoom } from "./project-limits.ts";
 import {
-  project,
   session,
   sessionEvent,
   ticket,
@@ -61,6 +61,8 @@ export interface ProjectSessions {
     readonly limits: SessionLimits;
     readonly ticketLifetimeMs: number;
     readonly createdBy: string;
+    /** The relay's, for a project that has none of its own. */
+    readonly bounds?: RelayLimits | undefined;
   }): Promise<{ row: SessionRow; tickets: Readonly<Record<Role, NewTicket>> }>;
   get(id: string): Promise<SessionRow | undefined>;
   /** Those of `ids` that are this project's. */
@@ -109,31 +111,21 @@ export function projectSessions(database: Database, projectId: string): ProjectS
     (await select(eq(session.id, id), 1))[0];
 
   return {
-    async create({ name, labels, mode, limits, ticketLifetimeMs, createdBy }) {
+    async create({
+      name,
+      labels,
+      mode,
+      limits,
+      ticketLifetimeMs,
+      createdBy,
+      bounds = relayLimits(),
+    }) {
       const id = toHex(randomBytes(SESSION_ID_BYTES));
       const expiresAt = new Date(Date.now() + ticketLifetimeMs);
       const newTicket = (): NewTicket => ({ token: randomBytes(TICKET_TOKEN_BYTES), expiresAt });
       const tickets = { seeder: newTicket(), leecher: newTicket() };
       await database.transaction(async (tx) => {
-        // Held while sessions are counted and one is added, or two requests could both be the last.
-        await tx.select().from(project).where(eq(project.id, projectId)).for("update");
-        const [pending] = await tx
-          .select({ count: count() })
-          .from(session)
-          .where(and(mine, eq(session.state, "pending")));
-        if ((pending?.count ?? 0) >= PENDING_SESSIONS_PER_PROJECT_MAX) {
-          throw new RelayError(
-            "LIMIT_EXCEEDED",
-            `this project has ${PENDING_SESSIONS_PER_PROJECT_MAX} sessions that wait for their peers: cancel some`,
-            {
-              details: {
-                limitName: "pendingSessions",
-                limit: PENDING_SESSIONS_PER_PROJECT_MAX,
-                retryAfterS: 60,
-              },
-            },
-          );
-        }
+        await requireRoom(tx, projectId, ["pendingSessions", "sessions"], bounds);
         await tx.insert(session).values({ id, projectId, name, labels, mode, limits, createdBy });
         await tx.insert(ticket).values(
           ROLES.map((role) => ({

@@ -4,7 +4,7 @@
  * @module
  */
 import { ProtocolError, type ProtocolErrorCode } from "./errors.ts";
-import type { CloseInfo } from "./stream.ts";
+import type { BufferBound, CloseInfo } from "./stream.ts";
 
 const REASON_CHARACTERS_MAX = 256;
 
@@ -99,13 +99,13 @@ export class ByteQueue {
 
 /** Bytes that were given to a transport and that it has not taken yet. */
 export class SendWindow {
-  readonly #bytesMax: number;
+  bound: BufferBound;
   #bytes = 0;
   #waiting: { resolve: () => void; reject: (error: Error) => void }[] = [];
   #failed: Error | null = null;
 
   constructor(bytesMax: number) {
-    this.#bytesMax = bytesMax;
+    this.bound = { bytes: bytesMax };
   }
 
   get bytes(): number {
@@ -118,7 +118,7 @@ export class SendWindow {
 
   taken(bytes: number): void {
     this.#bytes -= bytes;
-    if (this.#bytes > this.#bytesMax || this.#waiting.length === 0) return;
+    if (this.#bytes > this.bound.bytes || this.#waiting.length === 0) return;
     const waiting = this.#waiting;
     this.#waiting = [];
     for (const one of waiting) one.resolve();
@@ -134,7 +134,7 @@ export class SendWindow {
   /** Resolves when the transport will take more. */
   room(): Promise<void> {
     if (this.#failed !== null) return Promise.reject(this.#failed);
-    if (this.#bytes <= this.#bytesMax) return Promise.resolve();
+    if (this.#bytes <= this.bound.bytes) return Promise.resolve();
     return new Promise((resolve, reject) => {
       this.#waiting.push({ resolve, reject });
     });

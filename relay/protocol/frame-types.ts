@@ -193,6 +193,17 @@ export interface DiscoveryFrame {
   readonly ports: readonly [number, number];
 }
 
+/** A bound of the relay's holds this session back, or keeps it out: told when that begins, not for every piece. */
+export interface ThrottledFrame {
+  readonly kind: "throttled";
+  /** As in docs/limits.md. */
+  readonly limitName: string;
+  /** What it may have; 0 where it is not a rate. */
+  readonly bytesPerS: number;
+  /** When to ask again, if it is kept out; 0 if it is only held back. */
+  readonly retryInMs: number;
+}
+
 export interface ErrorFrame {
   readonly kind: "error";
   readonly code: ProtocolErrorCode;
@@ -228,6 +239,7 @@ export type RelayToPeerFrame =
   | GoAwayFrame
   | PeerSignalFrame
   | DiscoveryFrame
+  | ThrottledFrame
   | ErrorFrame;
 
 export type Frame = PeerToRelayFrame | RelayToPeerFrame;

@@ -284,6 +284,18 @@ const codecs: Codecs = {
       ports: [within(reader.u16(), 1, 0xffff, "port"), within(reader.u16(), 1, 0xffff, "port")],
     }),
   },
+  throttled: {
+    number: 0x4a,
+    encode: (frame, writer) => {
+      writer.text(frame.limitName, TEXT_BYTES_MAX).u53(frame.bytesPerS).u32(frame.retryInMs);
+    },
+    decode: (reader) => ({
+      kind: "throttled",
+      limitName: reader.text(TEXT_BYTES_MAX),
+      bytesPerS: reader.u53(),
+      retryInMs: reader.u32(),
+    }),
+  },
 };
 
 const kindByNumber = new Map<number, Frame["kind"]>();

@@ -16,6 +16,11 @@ export interface CloseInfo {
   readonly reason: string;
 }
 
+/** What a stream may hold each way for a side that is slow; it may change at any time. */
+export interface BufferBound {
+  readonly bytes: number;
+}
+
 export interface ByteStream {
   /**
    * The next bytes, in pieces of any size `> 0`, or `null` after the other side's orderly end. The caller
@@ -37,6 +42,8 @@ export interface ByteStream {
   abort(code: ProtocolErrorCode, reason: string): void;
   /** Resolves when both directions are over; never rejects. */
   readonly closed: Promise<CloseInfo>;
+  /** Holds at most this much from now on, where the transport lets that be chosen. */
+  setBufferBound?(bound: BufferBound): void;
 }
 
 export type LinkKind = "webtransport" | "websocket" | "direct" | "memory";

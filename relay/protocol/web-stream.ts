@@ -12,7 +12,7 @@ import {
   type ProtocolErrorCode,
 } from "./errors.ts";
 import { STREAM_BUFFER_BYTES_MAX } from "./limits.ts";
-import type { ByteStream, CloseInfo } from "./stream.ts";
+import type { BufferBound, ByteStream, CloseInfo } from "./stream.ts";
 
 /** The end of a session and the errors of its streams come in no fixed order: wait so long for the former. */
 const SESSION_END_WAIT_MS = 100;
@@ -137,6 +137,11 @@ class WebByteStream implements ByteStream {
 
   get closed(): ByteStream["closed"] {
     return this.#life.closed;
+  }
+
+  /** What arrived is held by the library, whose own windows bound it. */
+  setBufferBound(bound: BufferBound): void {
+    this.#sending.bound = bound;
   }
 
   async read(): Promise<Uint8Array | null> {

@@ -10,10 +10,10 @@
 import { ByteQueue, plainBytes, SendWindow, StreamLife } from "./byte-queue.ts";
 import { ProtocolErrorNumber, protocolErrorCode, type ProtocolErrorCode } from "./errors.ts";
 import { STREAM_BUFFER_BYTES_MAX } from "./limits.ts";
-import type { ByteStream } from "./stream.ts";
+import type { BufferBound, ByteStream } from "./stream.ts";
 
 /** A larger message from the other side is refused. */
-export const WEBSOCKET_MESSAGE_BYTES_MAX = 1024 * 1024;
+export const WEBSOCKET_MESSAGE_BYTES_MAX = 256 * 1024;
 /** Larger writes are split: the relay passes a message on only when all of it is there. */
 const WRITE_BYTES = 64 * 1024;
 /** The same for the first bytes, which a new connection carries a few at a time. */
@@ -80,6 +80,7 @@ class WebSocketByteStream implements ByteStream {
   readonly #life = new StreamLife();
   readonly #received: ByteQueue;
   readonly #sending = new SendWindow(STREAM_BUFFER_BYTES_MAX);
+  #bound: BufferBound = this.#sending.bound;
   #written = 0;
   #paused = false;
   #ending: Promise<void> | null = null;
@@ -95,6 +96,12 @@ class WebSocketByteStream implements ByteStream {
 
   get closed(): ByteStream["closed"] {
     return this.#life.closed;
+  }
+
+  setBufferBound(bound: BufferBound): void {
+    this.#bound = bound;
+    this.#sending.bound = bound;
+    this.#resumeIfRead();
   }
 
   read(): Promise<Uint8Array | null> {
@@ -168,14 +175,14 @@ class WebSocketByteStream implements ByteStream {
       return;
     }
     this.#received.push(plainBytes(data));
-    if (this.#received.bytes > STREAM_BUFFER_BYTES_MAX && !this.#paused) {
+    if (this.#received.bytes > this.#bound.bytes && !this.#paused) {
       this.#paused = true;
       this.#socket.pause();
     }
   }
 
   #resumeIfRead(): void {
-    if (this.#received.bytes <= STREAM_BUFFER_BYTES_MAX / 2) this.#resume();
+    if (this.#received.bytes <= this.#bound.bytes / 2) this.#resume();
   }
 
   #resume(): void {

@@ -11,6 +11,8 @@ import { STREAM_PAIRING_DEADLINE_MS, STREAMS_PER_PAIRING_MAX } from "../protocol
 import { writeFrame } from "../protocol/message-stream.ts";
 import type { ByteStream, LinkKind } from "../protocol/stream.ts";
 import { FEATURES } from "../protocol/version.ts";
+import type { SessionBuffers } from "./buffers.ts";
+import type { Flow } from "./fair-share.ts";
 import { splice, type SpliceEnd } from "./splice.ts";
 
 /** One peer's control stream. */
@@ -39,6 +41,16 @@ export interface LivePeer {
 /** Bytes were passed on from this side, over this kind of link. */
 export type OnBytes = (from: Role, link: LinkKind, count: number) => void;
 
+export interface RoomOptions {
+  readonly onBytes?: OnBytes | undefined;
+  /** Holds bytes back; undefined where nobody shares. */
+  readonly flow?: Flow | undefined;
+  readonly buffers?: SessionBuffers | undefined;
+}
+
+/** Control of the two peers, and what a workload waits for. */
+const URGENT_STREAMS = 2;
+
 interface Waiting {
   readonly role: Role;
   readonly end: SpliceEnd;
@@ -55,11 +67,16 @@ export class Room {
   readonly bytesFrom: Record<Role, number> = { seeder: 0, leecher: 0 };
   progress: Progress | undefined;
 
-  readonly #onBytes: OnBytes | undefined;
+  readonly #options: RoomOptions;
 
-  constructor(sessionId: Uint8Array, onBytes?: OnBytes) {
+  constructor(sessionId: Uint8Array, options: RoomOptions = {}) {
     this.sessionId = sessionId;
-    this.#onBytes = onBytes;
+    this.#options = options;
+  }
+
+  /** Changes the session's own rate; 0 for none. */
+  set bytesPerS(value: number) {
+    if (this.#options.flow !== undefined) this.#options.flow.bytesPerS = value;
   }
 
   member(role: Role): Member | undefined {
@@ -151,11 +168,20 @@ export class Room {
     this.#waiting.delete(frame.streamIndex);
     const ends = [waiting.end.stream, end.stream] as const;
     this.#spliced.set(frame.streamIndex, ends);
-    void splice(waiting.end, end, (from, count) => {
+    const { onBytes, flow, buffers } = this.#options;
+    if (buffers !== undefined) {
+      buffers.count(1);
+      for (const stream of ends) stream.setBufferBound?.(buffers);
+    }
+    const urgent = frame.streamIndex < URGENT_STREAMS;
+    const passedOn = (from: "a" | "b", count: number): void => {
       const role = from === "a" ? waiting.role : frame.role;
       this.bytesFrom[role] += count;
-      this.#onBytes?.(role, role === member.role ? member.kind : twin.kind, count);
-    }).then(() => {
+      onBytes?.(role, role === member.role ? member.kind : twin.kind, count);
+    };
+    const gate = flow === undefined ? undefined : (count: number) => flow.take(count, urgent);
+    void splice(waiting.end, end, passedOn, gate).then(() => {
+      buffers?.count(-1);
       if (this.#spliced.get(frame.streamIndex) === ends) this.#spliced.delete(frame.streamIndex);
     });
   }
@@ -194,6 +220,11 @@ export class Room {
   close(code: ProtocolErrorCode, reason: string): void {
     this.#dropStreams(code, reason);
     for (const member of Object.values(this.#members)) member.stream.abort(code, reason);
+  }
+
+  /** Nobody will come back to it. */
+  dispose(): void {
+    this.#options.flow?.close();
   }
 
   #dropStreams(code: ProtocolErrorCode, reason: string): void {

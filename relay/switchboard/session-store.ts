@@ -5,6 +5,15 @@
  */
 import type { Role, SessionState } from "../protocol/ids.ts";
 import type { DescribeFrame, Progress } from "../protocol/frame.ts";
+import type { ProjectShare } from "./fair-share.ts";
+
+/** Whose bytes a session's are, and how many it may move. */
+export interface SessionBounds {
+  readonly projectId: string;
+  /** The session's own; 0: none. */
+  readonly bytesPerS: number;
+  readonly project: ProjectShare;
+}
 
 /** A session as far as joining it is concerned. */
 export interface JoinedSession {
@@ -13,6 +22,8 @@ export interface JoinedSession {
   /** The owner's epoch: 0 until the first commit. */
   readonly ownerEpoch: number;
   readonly state: SessionState;
+  /** A store without projects has none. */
+  readonly bounds?: SessionBounds;
 }
 
 export interface CommitOutcome {

@@ -15,14 +15,19 @@ export interface SpliceEnd {
   readonly head: Uint8Array;
 }
 
+/** @returns What to wait for before so many bytes are passed on; `undefined` for nothing. Never rejects. */
+export type Gate = (count: number) => Promise<void> | undefined;
+
 /**
  * @param onBytes Told of each piece that has been passed on, by the side it came from.
+ * @param gate While it holds a piece back, the stream that it came from is not read.
  * @returns Resolves when both directions are over; never rejects.
  */
 export async function splice(
   a: SpliceEnd,
   b: SpliceEnd,
   onBytes: (from: "a" | "b", count: number) => void,
+  gate: Gate = () => undefined,
 ): Promise<void> {
   const abortBoth = (error: unknown): void => {
     const code: ProtocolErrorCode = error instanceof ProtocolError ? error.code : "INTERNAL";
@@ -30,14 +35,15 @@ export async function splice(
     b.stream.abort(code, messageOf(error));
   };
   await Promise.all([
-    pump(a, b.stream, (count) => onBytes("a", count)).catch(abortBoth),
-    pump(b, a.stream, (count) => onBytes("b", count)).catch(abortBoth),
+    pump(a, b.stream, gate, (count) => onBytes("a", count)).catch(abortBoth),
+    pump(b, a.stream, gate, (count) => onBytes("b", count)).catch(abortBoth),
   ]);
 }
 
 async function pump(
   from: SpliceEnd,
   to: ByteStream,
+  gate: Gate,
   onBytes: (count: number) => void,
 ): Promise<void> {
   if (from.head.length > 0) {
@@ -52,6 +58,8 @@ async function pump(
       return;
     }
     const count = piece.length;
+    const held = gate(count);
+    if (held !== undefined) await held;
     await to.write(piece);
     onBytes(count);
   }

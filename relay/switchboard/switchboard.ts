@@ -9,9 +9,8 @@
  */
 import { randomBytes } from "node:crypto";
 import type { Command, Frame, HelloFrame, Progress } from "../protocol/frame.ts";
-import { proofMessage } from "../protocol/frame.ts";
 import { messageOf, ProtocolError } from "../protocol/errors.ts";
-import { CHALLENGE_BYTES, isEnded, STREAM_SECRET_BYTES, type Role } from "../protocol/ids.ts";
+import { isEnded, STREAM_SECRET_BYTES, type Role } from "../protocol/ids.ts";
 import type { SessionState } from "../protocol/ids.ts";
 import {
   CONTROL_FRAME_BYTES_MAX,
@@ -38,13 +37,18 @@ import {
   RECORDS_WAITING_MAX,
 } from "./limits.ts";
 import { atMost } from "./at-most.ts";
-import { verifies, type VerifyProof } from "./proof.ts";
-import { refuse } from "./refusal.ts";
+import { openRoom, type SwitchboardBounds } from "./bounds.ts";
+import { join } from "./joining.ts";
+import type { VerifyProof } from "./proof.ts";
+import { LimitRefusal, refuse } from "./refusal.ts";
+import { STREAM_BUFFER_BYTES_MIN } from "./buffers.ts";
 import { SessionRecords } from "./record-lane.ts";
-import { Room, send, type LivePeer, type Member, type OnBytes } from "./room.ts";
+import { send, type LivePeer, type Member, type OnBytes, type Room } from "./room.ts";
 import { TokenBucket } from "../token-bucket.ts";
 import type { JoinedSession, SessionStore } from "./session-store.ts";
 
+/** A stream of which nothing is known yet, and a control stream, hold this much. */
+const UNKNOWN_STREAM_BOUND = { bytes: STREAM_BUFFER_BYTES_MIN };
 /** Progress reaches the database at most this often; the API shows what is in memory. */
 const PROGRESS_SAVE_INTERVAL_MS = 5_000;
 
@@ -67,6 +71,8 @@ export interface SwitchboardOptions {
   readonly discovery?: PeerDiscovery | undefined;
   /** Whether the holder of an ed25519 key signed a message. Default: by WebCrypto. */
   readonly verifyProof?: VerifyProof;
+  /** Without it, sessions take what they can and no one is kept out. */
+  readonly bounds?: SwitchboardBounds;
 }
 
 export interface PeerDiscovery {
@@ -114,8 +120,10 @@ export class Switchboard {
 
   /** Takes a stream over. Never throws. */
   accept(incoming: IncomingStream): void {
+    incoming.stream.setBufferBound?.(UNKNOWN_STREAM_BOUND);
     this.#admit(incoming).catch((error: unknown) => {
       const code = error instanceof ProtocolError ? error.code : "INTERNAL";
+      if (error instanceof LimitRefusal) this.#options.bounds?.onThrottled(error.limitName);
       this.#options.onHandshakeFailure?.(code);
       this.#options.log(code === "INTERNAL" ? "error" : "info", "stream refused", {
         code,
@@ -148,6 +156,12 @@ export class Switchboard {
     const outcome = await this.#options.store.owner(sessionId);
     const { owner, ownerEpoch, state } = outcome;
     room.broadcast({ kind: "owner", owner, ownerEpoch, state, reason });
+  }
+
+  /** Changes the rate that a session is held to; 0 for none. */
+  setBytesPerS(sessionId: Uint8Array, bytesPerS: number): void {
+    const room = this.#rooms.get(toHex(sessionId));
+    if (room !== undefined) room.bytesPerS = bytesPerS;
   }
 
   live(sessionId: Uint8Array): LiveSession | undefined {
@@ -185,6 +199,7 @@ export class Switchboard {
     for (const room of this.#rooms.values()) {
       room.close("RELAY_DRAINING", "the relay is going down");
     }
+    for (const room of this.#rooms.values()) room.dispose();
     this.#rooms.clear();
     const records = [...this.#records.values()];
     await Promise.all(records.map((one) => one.settled(GOODBYE_PATIENCE_MS)));
@@ -209,13 +224,20 @@ export class Switchboard {
           throw new ProtocolError("PEER_UNKNOWN", "no peer of this session is connected");
         }
         room.addStream(frame, { stream: incoming.stream, head: reader.takeRest() });
+        incoming.established?.();
         return;
       }
       if (frame?.kind !== "hello") {
         throw new ProtocolError("FRAME_UNEXPECTED", "a stream begins with hello or stream");
       }
-      const session = await this.#join(frame, incoming, reader);
+      const session = await join(frame, {
+        ...this.#options,
+        stream: incoming.stream,
+        reader,
+        isHere: (sessionId) => this.#rooms.has(toHex(sessionId)),
+      });
       clearTimeout(deadline);
+      incoming.established?.();
       const { discovery } = this.#options;
       const held = (frame.features & FEATURES.direct) === 0 ? undefined : discovery?.hold();
       try {
@@ -225,46 +247,6 @@ export class Switchboard {
       }
     } finally {
       clearTimeout(deadline);
-    }
-  }
-
-  async #join(
-    hello: HelloFrame,
-    incoming: IncomingStream,
-    reader: MessageReader,
-  ): Promise<JoinedSession> {
-    if (hello.major !== PROTOCOL_MAJOR) {
-      throw new ProtocolError(
-        "VERSION_UNSUPPORTED",
-        `this relay speaks version ${PROTOCOL_MAJOR} of the relay protocol and the peer ${hello.major}: install the same major version on both`,
-      );
-    }
-    const { sessionId, role, peerKey, token } = hello;
-    const { store, verifyProof = verifies } = this.#options;
-    if (token !== undefined) {
-      return await this.#ask(() => store.useTicket({ sessionId, role, token, peerKey }));
-    }
-    const challenge = randomBytes(CHALLENGE_BYTES);
-    await writeFrame(incoming.stream, { kind: "challenge", challenge });
-    const proof = await readFrame(reader, PREFACE_BYTES_MAX);
-    if (proof?.kind !== "proof") throw new ProtocolError("FRAME_UNEXPECTED", "a proof was due");
-    const message = proofMessage(challenge, sessionId, role);
-    if (!(await verifyProof(peerKey, proof.signature, message))) {
-      throw new ProtocolError("PROOF_INVALID", "the signature is not this peer key's");
-    }
-    return await this.#ask(() => store.rejoin({ sessionId, role, peerKey }));
-  }
-
-  /** Who is not let in because the database does not answer has done nothing wrong, and is to ask again. */
-  async #ask<T>(question: () => Promise<T>): Promise<T> {
-    try {
-      return await question();
-    } catch (error) {
-      if (error instanceof ProtocolError) throw error;
-      this.#options.log("warn", "a peer could not be let in", { reason: messageOf(error) });
-      throw new ProtocolError("RELAY_UNAVAILABLE", "the relay's database does not answer", {
-        cause: error,
-      });
     }
   }
 
@@ -309,7 +291,7 @@ export class Switchboard {
       throw new ProtocolError("RELAY_DRAINING", "the relay is going down");
     }
     const key = toHex(sessionId);
-    const room = this.#rooms.get(key) ?? new Room(sessionId.slice(), this.#options.onBytes);
+    const room = this.#rooms.get(key) ?? openRoom(session, this.#options);
     room.enter(member);
     this.#rooms.set(key, room);
     const fields = { sessionId: key, role, link: incoming.kind };
@@ -345,7 +327,10 @@ export class Switchboard {
       room.leave(member, "LINK_CLOSED", reason);
       if (room.empty) {
         await this.#saveProgress(attendance);
-        if (room.empty && this.#rooms.get(key) === room) this.#rooms.delete(key);
+        if (room.empty && this.#rooms.get(key) === room) {
+          this.#rooms.delete(key);
+          room.dispose();
+        }
       }
       this.#options.log("info", "peer left", { ...fields, reason });
       this.#changed(room);

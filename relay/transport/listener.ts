@@ -14,9 +14,9 @@ import {
 import { createServer as createHttpsServer, type Server as HttpsServer } from "node:https";
 import type { AddressInfo, Server as NetServer, Socket } from "node:net";
 import type { Duplex } from "node:stream";
+import type { TLSSocket } from "node:tls";
 import { WebSocketServer } from "ws";
 import { ProtocolErrorNumber } from "../protocol/errors.ts";
-import { PREFACE_DEADLINE_MS } from "../protocol/limits.ts";
 import { passReadStopBelowTls } from "../protocol/tls-pause.ts";
 import { messageOf, sessionEnd, webStreamToByteStream } from "../protocol/web-stream.ts";
 import {
@@ -24,6 +24,8 @@ import {
   WEBSOCKET_MESSAGE_BYTES_MAX,
   websocketToByteStream,
 } from "../protocol/websocket-stream.ts";
+import { relayLimits, type RelayLimits } from "../limits.ts";
+import { Admission, type Admitted } from "./admission.ts";
 import type { RelayCertificate } from "./certificate.ts";
 import type { OnStream } from "./transport.ts";
 import {
@@ -34,12 +36,6 @@ import {
 } from "./webtransport.ts";
 import { WebTransportPort, type WebTransportState } from "./webtransport-port.ts";
 
-/** Of one request, all of them together. */
-export const HEADER_BYTES_MAX = 16 * 1024;
-/** TCP connections of a listener unless it is told otherwise. */
-export const CONNECTIONS_MAX = 10_000;
-/** WebTransport sessions of a listener unless it is told otherwise; our own peers open one per stream. */
-export const WEBTRANSPORT_SESSIONS_MAX = 10_000;
 /** Open streams of one WebTransport session; what the QUIC libraries allow at once is about this. */
 export const WEBTRANSPORT_STREAMS_MAX = 256;
 /** Idle time before TCP asks whether the other side is there. */
@@ -62,13 +58,13 @@ export interface ListenOptions {
   readonly webTransport?: "auto" | "off" | WebTransportServerImplementation;
   /** A second listener without TLS, requests only. */
   readonly plain?: { readonly host: string; readonly port: number };
-  readonly connectionsMax?: number;
-  readonly webTransportSessionsMax?: number;
   /**
-   * For TLS and the request's headers; and for the first stream of a WebTransport session. The first
-   * frame of a stream is for whoever takes the stream to wait for.
+   * `handshakeMs` is for all of TLS, the request's headers and the first frame of a stream; and for the first stream
+   * of a WebTransport session. Default: what docs/limits.md says.
    */
-  readonly handshakeDeadlineMs?: number;
+  readonly limits?: RelayLimits;
+  /** Lets connections in. Default: one for this listener alone, by `limits`. */
+  readonly admission?: Admission;
   /** What went wrong on a connection or a listener, for the log. Must not throw. */
   readonly onProblem?: (problem: ListenerProblem) => void;
 }
@@ -97,8 +93,17 @@ export interface Listener {
   close(): Promise<void>;
 }
 
+/** What a listener was told, with what it was not told. */
+type Bound = ListenOptions & Required<Pick<ListenOptions, "limits" | "admission">>;
+
 /** @throws Error with `code` (`EADDRINUSE`, `EACCES`, ...) if a port cannot be had. */
-export async function listen(options: ListenOptions): Promise<Listener> {
+export async function listen(given: ListenOptions): Promise<Listener> {
+  const limits = given.limits ?? relayLimits();
+  const options: Bound = {
+    ...given,
+    limits,
+    admission: given.admission ?? new Admission({ limits }),
+  };
   const sockets = new Set<Duplex>();
   const implementation = await webTransportOf(options);
   const sessions = new SessionTable(options);
@@ -189,13 +194,12 @@ function makeListener(parts: {
   };
 }
 
-function makeHttpsServer(options: ListenOptions, sockets: Set<Duplex>): HttpsServer {
-  const deadlineMs = options.handshakeDeadlineMs ?? PREFACE_DEADLINE_MS;
+function makeHttpsServer(options: Bound, sockets: Set<Duplex>): HttpsServer {
   const server = createHttpsServer(
     {
       ...tlsContext(options.certificate),
-      handshakeTimeout: deadlineMs,
-      ...requestBounds(deadlineMs),
+      handshakeTimeout: options.limits.handshakeMs,
+      ...requestBounds(options.limits),
     },
     options.requestListener ?? notFound,
   );
@@ -208,7 +212,6 @@ function makeHttpsServer(options: ListenOptions, sockets: Set<Duplex>): HttpsSer
     noServer: true,
     clientTracking: false,
     perMessageDeflate: false,
-    skipUTF8Validation: true,
     maxPayload: WEBSOCKET_MESSAGE_BYTES_MAX,
     maxFragments: WEBSOCKET_FRAGMENTS_MAX,
   });
@@ -228,6 +231,7 @@ function makeHttpsServer(options: ListenOptions, sockets: Set<Duplex>): HttpsSer
         kind: "websocket",
         remoteAddress,
         connectionId: randomUUID(),
+        established: () => admittedOf(request.socket)?.established(),
       });
     });
   });
@@ -238,20 +242,22 @@ function tlsContext({ certificatePem, privateKeyPem }: RelayCertificate) {
   return { cert: certificatePem, key: privateKeyPem, minVersion: "TLSv1.2" } as const;
 }
 
-function makePlainServer(options: ListenOptions, sockets: Set<Duplex>): HttpServer {
-  const deadlineMs = options.handshakeDeadlineMs ?? PREFACE_DEADLINE_MS;
-  const server = createHttpServer(requestBounds(deadlineMs), options.requestListener ?? notFound);
+function makePlainServer(options: Bound, sockets: Set<Duplex>): HttpServer {
+  const server = createHttpServer(
+    requestBounds(options.limits),
+    options.requestListener ?? notFound,
+  );
   guard(server, options, sockets);
   server.on("upgrade", (_request, socket: Duplex) => refuseUpgrade(socket, "404 Not Found"));
   return server;
 }
 
-function requestBounds(deadlineMs: number) {
+function requestBounds({ handshakeMs, headerBytes }: RelayLimits) {
   return {
-    maxHeaderSize: HEADER_BYTES_MAX,
-    headersTimeout: deadlineMs,
-    requestTimeout: 2 * deadlineMs,
-    connectionsCheckingInterval: Math.min(1_000, deadlineMs),
+    maxHeaderSize: headerBytes,
+    headersTimeout: handshakeMs,
+    requestTimeout: 2 * handshakeMs,
+    connectionsCheckingInterval: Math.min(1_000, handshakeMs),
     keepAliveTimeout: 30_000,
     noDelay: true,
     keepAlive: true,
@@ -259,24 +265,67 @@ function requestBounds(deadlineMs: number) {
   };
 }
 
+/** What was let in, by the socket that a request shows. */
+const admittedSockets = new WeakMap<object, Admitted>();
+const admittedOf = (socket: object): Admitted | undefined => admittedSockets.get(socket);
+/** A TLS socket does not show the one below it; they have the other side in common. */
+const farEnd = ({ remoteAddress, remotePort }: Socket): string => `${remoteAddress} ${remotePort}`;
+
 /** One bad connection is that connection's end and nothing more. */
-function guard(server: HttpServer | HttpsServer, options: ListenOptions, sockets: Set<Duplex>) {
-  server.maxConnections = options.connectionsMax ?? CONNECTIONS_MAX;
+function guard(server: HttpServer | HttpsServer, options: Bound, sockets: Set<Duplex>) {
+  const { admission, limits } = options;
   const track = (socket: Duplex): void => {
     sockets.add(socket);
     socket.on("close", () => sockets.delete(socket));
   };
+  const byFarEnd = new Map<string, Admitted>();
+  // The server's own work for a connection, TLS above all, begins with its listener: it comes after ours, or not at all.
+  const begin = server.listeners("connection");
+  server.removeAllListeners("connection");
   server.on("connection", (socket: Socket) => {
+    const admitted = admission.admit(socket.remoteAddress ?? "");
+    if (admitted === undefined) {
+      // Not in order: a flood would leave as many sockets waiting for their other side.
+      socket.resetAndDestroy();
+      return;
+    }
     track(socket);
+    const late = setTimeout(() => {
+      report(options, "connection", socket, new Error("it took too long to say what it is"));
+      destroyLater(socket);
+    }, limits.handshakeMs);
+    let over = false;
+    const established = (): void => {
+      if (over) return;
+      over = true;
+      clearTimeout(late);
+      admitted.established();
+    };
+    const key = farEnd(socket);
+    const entry: Admitted = {
+      established,
+      closed: () => {
+        established();
+        admitted.closed();
+        if (byFarEnd.get(key) === entry) byFarEnd.delete(key);
+      },
+    };
+    byFarEnd.set(key, entry);
+    admittedSockets.set(socket, entry);
+    socket.on("close", entry.closed);
     // The server's option is not enough on Deno: each handshake would wait 40 ms for an acknowledgement.
     socket.setNoDelay(true);
     // Before TLS is up nothing else listens: a reset here would end the process.
     socket.on("error", () => {});
+    for (const listener of begin) listener.call(server, socket);
   });
-  server.on("secureConnection", (socket: Duplex) => {
+  server.on("secureConnection", (socket: TLSSocket) => {
     track(socket);
+    const entry = byFarEnd.get(farEnd(socket));
+    if (entry !== undefined) admittedSockets.set(socket, entry);
     passReadStopBelowTls(socket);
   });
+  server.on("request", ({ socket }: IncomingMessage) => admittedOf(socket)?.established());
   server.on("clientError", (error, socket) => {
     // Who leaves before it has asked for anything, as a peer does that does not know our certificate, is no problem.
     if (codeOf(error) === "ECONNRESET") return destroyLater(socket);
@@ -290,7 +339,7 @@ function guard(server: HttpServer | HttpsServer, options: ListenOptions, sockets
 }
 
 function report(
-  options: ListenOptions,
+  options: Bound,
   what: ListenerProblem["what"],
   socket: Duplex,
   error: unknown,
@@ -322,25 +371,29 @@ function pathOf(target: string): string {
 
 /** The open WebTransport sessions: bounded, and each must open a stream soon. */
 class SessionTable {
-  readonly #options: ListenOptions;
+  readonly #options: Bound;
   readonly #open = new Set<WebTransportIncoming["session"]>();
 
-  constructor(options: ListenOptions) {
+  constructor(options: Bound) {
     this.#options = options;
   }
 
   take(incoming: WebTransportIncoming): void {
     const { session } = incoming;
     session.closed.catch(() => {});
-    const sessionsMax = this.#options.webTransportSessionsMax ?? WEBTRANSPORT_SESSIONS_MAX;
     if (pathOf(incoming.path) !== LINK_PATH) {
       return refuse(session, ProtocolErrorNumber.FRAME_UNEXPECTED, `only ${LINK_PATH} is served`);
     }
-    if (this.#open.size >= sessionsMax) {
+    if (this.#open.size >= this.#options.limits.webTransportSessions) {
       return refuse(session, ProtocolErrorNumber.LIMIT_EXCEEDED, "too many sessions");
     }
+    const admitted = this.#options.admission.admit(incoming.remoteAddress);
+    if (admitted === undefined) {
+      return refuse(session, ProtocolErrorNumber.LIMIT_EXCEEDED, "too many connections");
+    }
     this.#open.add(session);
-    this.#serve(incoming).catch((error: unknown) => {
+    void sessionEnd(session).then(() => admitted.closed());
+    this.#serve(incoming, admitted).catch((error: unknown) => {
       this.#options.onProblem?.({
         what: "webtransport-session",
         remoteAddress: incoming.remoteAddress,
@@ -356,10 +409,10 @@ class SessionTable {
     await Promise.race([Promise.all(open.map(sessionEnd)), delay(CLOSE_DEADLINE_MS)]);
   }
 
-  async #serve(incoming: WebTransportIncoming): Promise<void> {
+  async #serve(incoming: WebTransportIncoming, admitted: Admitted): Promise<void> {
     const { session, remoteAddress } = incoming;
     const connectionId = randomUUID();
-    const idleMs = this.#options.handshakeDeadlineMs ?? PREFACE_DEADLINE_MS;
+    const idleMs = this.#options.limits.handshakeMs;
     const tooIdle = (): void =>
       refuse(session, ProtocolErrorNumber.DEADLINE_EXCEEDED, "no stream was opened in time");
     let lost = false;
@@ -391,7 +444,13 @@ class SessionTable {
           clearTimeout(idle);
           idle = setTimeout(tooIdle, idleMs);
         });
-        this.#options.onStream({ stream, kind: "webtransport", remoteAddress, connectionId });
+        this.#options.onStream({
+          stream,
+          kind: "webtransport",
+          remoteAddress,
+          connectionId,
+          established: admitted.established,
+        });
       }
     } catch (error) {
       // Such is the end of a session that is lost; anything else is worth a line.

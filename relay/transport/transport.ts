@@ -16,6 +16,8 @@ export interface IncomingStream {
    * lost, so are its streams.
    */
   readonly connectionId: string;
+  /** To be called when the stream's first frame was found good: its connection is no handshake any more. */
+  readonly established?: () => void;
 }
 
 /** Takes each stream as it arrives. Must not throw; it owns the stream. */

@@ -5,11 +5,19 @@
  */
 import { randomBytes } from "node:crypto";
 
+import { eq } from "drizzle-orm";
 import { beforeAll, describe, expect, test } from "vitest";
 
 import { createApiKeys } from "../../relay/db/api-keys.ts";
 import type { Database } from "../../relay/db/database.ts";
 import { fromHex } from "../../relay/db/hex.ts";
+import {
+  projectShares,
+  projectUse,
+  spentProjects,
+  usageByDay,
+} from "../../relay/db/project-limits.ts";
+import { project as projectTable, session as sessionTable } from "../../relay/db/schema.ts";
 import { createSessionStore, type DatabaseSessionStore } from "../../relay/db/session-store.ts";
 import {
   abandonedSessions,
@@ -18,6 +26,8 @@ import {
   type ProjectSessions,
 } from "../../relay/db/sessions.ts";
 import type { DescribeFrame, Progress } from "../../relay/protocol/frame.ts";
+import { relayLimits } from "../../relay/limits.ts";
+import { toHex } from "../../relay/protocol/bytes.ts";
 import { PROGRESS_FIELDS } from "../../relay/protocol/frame.ts";
 import type { Role } from "../../relay/protocol/ids.ts";
 
@@ -95,7 +105,7 @@ export function databaseSuite(
       const made = await make();
       const peerKey = randomBytes(32);
       const first = await use(made, "seeder", peerKey);
-      expect(first).toEqual({
+      expect(first).toMatchObject({
         sessionId: made.id,
         owner: "seeder",
         ownerEpoch: 0,
@@ -324,8 +334,9 @@ export function databaseSuite(
       await store.saveProgress(made.id, progress);
       await store.describe(made.id, "seeder", described(10 * 65_536 + 1));
       await store.describe(made.id, "leecher", { ...described(1), host: "b" });
-      await store.addUsage(made.id, { seeder: 2 ** 40, leecher: 5 });
-      await store.addUsage(made.id, { seeder: 1, leecher: 0 });
+      const paired = { pairedMs: 2_400, path: "websocket" };
+      await store.addUsage(made.id, { seeder: 2 ** 40, leecher: 5, ...paired });
+      await store.addUsage(made.id, { seeder: 1, leecher: 0, ...paired });
       expect(await sessions.get(made.hex)).toMatchObject({
         progress,
         regionName: "db",
@@ -337,6 +348,107 @@ export function databaseSuite(
         bytesFromLeecher: 5,
       });
       expect(await code(store.describe(made.id, "seeder", described(99)))).toBe("FRAME_UNEXPECTED");
+    });
+
+    promise("addUsage() counts a project's day by the kind of link, and its month", async () => {
+      const { id: name } = await make();
+      const project = await createApiKeys(database).project(`month ${toHex(name)}`);
+      const { row } = await projectSessions(database, project).create({
+        name: "",
+        labels: {},
+        mode: "live",
+        limits: {},
+        ticketLifetimeMs: 60_000,
+        createdBy: "test",
+      });
+      const id = fromHex(row.id);
+      const moved = { seeder: 700, leecher: 5, pairedMs: 2_400, path: "websocket" };
+      for (let i = 0; i < 3; i++) await store.addUsage(id, moved);
+      await store.addUsage(id, { ...moved, seeder: 90, path: "webtransport" });
+      const day = new Date().toISOString().slice(0, 10);
+      const range = { from: "2000-01-01", to: "2999-01-01" };
+      expect(await usageByDay(database, project, range)).toMatchObject([
+        { path: "websocket", bytes: 2_115, sessionSeconds: 6 },
+        { path: "webtransport", bytes: 95, sessionSeconds: 2 },
+      ]);
+      expect(await usageByDay(database, project, { from: day, to: "2999-01-01" })).toHaveLength(2);
+      expect((await projectUse(database, project)).use).toMatchObject({
+        relayedBytesPerMonth: 2_210,
+        sessions: 1,
+        pendingSessions: 1,
+        peers: 0,
+        apiKeys: 0,
+        webhooks: 0,
+      });
+      const spent = await spentProjects(database, relayLimits({ relayedBytesPerMonth: 2_210 }));
+      expect(spent.get(project)).toBe(2_210);
+      const notYet = await spentProjects(database, relayLimits({ relayedBytesPerMonth: 2_211 }));
+      expect(notYet.has(project)).toBe(false);
+    });
+
+    promise("create() counts a project's own bounds, with many at once", async () => {
+      const { id: name } = await make();
+      const project = await createApiKeys(database).project(`bounds ${toHex(name)}`);
+      await database.run((orm) =>
+        orm
+          .update(projectTable)
+          .set({ limits: { sessions: 3 } })
+          .where(eq(projectTable.id, project)),
+      );
+      const attempts = await Promise.allSettled(
+        Array.from({ length: 8 }, () =>
+          projectSessions(database, project).create({
+            name: "",
+            labels: {},
+            mode: "live",
+            limits: {},
+            ticketLifetimeMs: 60_000,
+            createdBy: "test",
+          }),
+        ),
+      );
+      const refused = attempts.filter((one) => one.status === "rejected");
+      expect(refused).toHaveLength(5);
+      for (const { reason } of refused) {
+        expect(reason).toMatchObject({
+          code: "LIMIT_EXCEEDED",
+          details: { limitName: "sessions", limit: 3, retryAfterS: 60 },
+        });
+      }
+    });
+
+    promise("useTicket() and rejoin() say how much of the relay a session may have", async () => {
+      const made = await make();
+      const [row] = await database.run((orm) =>
+        orm
+          .update(sessionTable)
+          .set({ limits: { bytesPerS: 7_000 } })
+          .where(eq(sessionTable.id, made.hex))
+          .returning({ projectId: sessionTable.projectId }),
+      );
+      const projectId = row?.projectId ?? "";
+      await database.run((orm) =>
+        orm
+          .update(projectTable)
+          .set({ limits: { relayedBytesPerS: 9_000, relayWeight: 3 } })
+          .where(eq(projectTable.id, projectId)),
+      );
+      const peerKey = new Uint8Array(32).fill(9);
+      const { token } = made.tickets.seeder;
+      const bounds = {
+        projectId,
+        bytesPerS: 7_000,
+        project: { bytesPerS: 9_000, weight: 3 },
+      };
+      const joined = await store.useTicket({ sessionId: made.id, role: "seeder", token, peerKey });
+      expect(joined.bounds).toEqual(bounds);
+      const back = await store.rejoin({ sessionId: made.id, role: "seeder", peerKey });
+      expect(back.bounds).toEqual(bounds);
+      const shares = await projectShares(database, [projectId], relayLimits());
+      expect(shares.get(projectId)).toEqual(bounds.project);
+      await database.run((orm) =>
+        orm.update(projectTable).set({ limits: {} }).where(eq(projectTable.id, projectId)),
+      );
     });
 
     promise("a session of another project is not there", async () => {

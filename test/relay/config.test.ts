@@ -17,6 +17,7 @@ function problems(args: string[], env: Record<string, string> = home): readonly 
 
 test("readConfig() without anything said is a relay on loopback with its own database", () => {
   expect(config([])).toEqual({
+    limits: {},
     listen: { host: "127.0.0.1", port: 8443 },
     dashboard: { host: "127.0.0.1", port: 8444 },
     dataDir: "/users/u/.local/state/memferry/relay",
@@ -143,5 +144,17 @@ test("parseAddress() takes HOST:PORT and nothing else", () => {
     "[::1]",
   ]) {
     expect([text, parseAddress(text)]).toEqual([text, undefined]);
+  }
+});
+
+test("readConfig() takes limits by their names, and names every one that is wrong", () => {
+  expect(config(["--limits", "handshakeMs=5000, connections=1"]).limits).toEqual({
+    handshakeMs: 5_000,
+    connections: 1,
+  });
+  const found = problems(["--limits", "nonsense=1,connections=x,bodyBytes=5,handshakeMs"]);
+  expect(found).toHaveLength(4);
+  for (const name of ["nonsense", "connections", "bodyBytes", "handshakeMs"]) {
+    expect(found.join("\n")).toContain(`"${name}"`);
   }
 });

@@ -49,6 +49,7 @@ async function start(port = 0, surroundings: RelaySurroundings = {}): Promise<Re
     drainWaitMs: 1_000,
     webhooks: { allow: [], http: false },
     discoveryPorts: [0, 0],
+    limits: {},
     webTransport: hasWebTransport,
     logLevel: "error",
     json: true,

@@ -11,6 +11,7 @@ import { sayNothing } from "../../../peer/net/idle-connection.ts";
 import { connectPinned, directTcp } from "../../../peer/net/tls.ts";
 import { dialWebSocket } from "../../../peer/net/websocket-link.ts";
 import { testCertificate, testListener } from "../../compliance/link-support.ts";
+import { relayLimits } from "../../../relay/limits.ts";
 
 async function server(onData: (socket: tls.TLSSocket, text: string) => void) {
   const certificate = await testCertificate();
@@ -107,7 +108,10 @@ test("clientFrame() has the three forms of a length", () => {
 });
 
 test("sayNothing() keeps a connection that the relay would have ended, and a stream opens on it", async () => {
-  const relay = await testListener({ webTransport: "off", handshakeDeadlineMs: 400 });
+  const relay = await testListener({
+    webTransport: "off",
+    limits: relayLimits({ handshakeMs: 400 }),
+  });
   onTestFinished(() => relay.close());
   const address = parseRelayUrl(relay.url);
   const connected = async (): Promise<tls.TLSSocket> => {

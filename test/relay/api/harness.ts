@@ -21,6 +21,10 @@ export class FakeSwitchboard {
   readonly commands: { sessionId: string; command: Command; reason: string }[] = [];
   readonly #listeners = new Set<(sessionId: Uint8Array) => void>();
 
+  get liveSessionCount(): number {
+    return this.sessions.size;
+  }
+
   live(sessionId: Uint8Array): LiveSession | undefined {
     return this.sessions.get(toHex(sessionId));
   }

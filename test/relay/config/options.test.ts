@@ -57,8 +57,10 @@ test("readConfig() takes every option from the file by the name of its flag", as
     json = true
     webtransport = false
     user-config = false
+    limits = ["connections=20000", "failedLoginsPerPrefix = 0.25"]
   `);
   expect(found).toEqual({
+    limits: { connections: 20_000, failedLoginsPerPrefix: 0.25 },
     listen: { host: "0.0.0.0", port: 443 },
     dashboard: undefined,
     dataDir: "/srv/relay",

@@ -114,6 +114,12 @@ const frame: fc.Arbitrary<Frame> = fc.oneof(
   }),
   fc.record({ kind: fc.constant("pong" as const), nonce: u32 }),
   fc.record({ kind: fc.constant("goAway" as const), reconnectInMs: u32, tryForMs: u32 }),
+  fc.record({
+    kind: fc.constant("throttled" as const),
+    limitName: text,
+    bytesPerS: fc.maxSafeNat(),
+    retryInMs: u32,
+  }),
   fc.record({ kind: fc.constant("error" as const), code, retryable: fc.boolean(), message: text }),
   fc.record({
     kind: fc.constant("discovery" as const),

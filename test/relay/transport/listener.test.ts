@@ -7,6 +7,7 @@ import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import WebSocket from "ws";
 import { dialWebTransport } from "../../../peer/net/webtransport-link.ts";
 import { loadWebTransportClient } from "../../../peer/net/webtransport.ts";
+import { relayLimits } from "../../../relay/limits.ts";
 import { ProtocolErrorNumber } from "../../../relay/protocol/errors.ts";
 import { WEBSOCKET_MESSAGE_BYTES_MAX } from "../../../relay/protocol/websocket-stream.ts";
 import { listen, type ListenerProblem } from "../../../relay/transport/listener.ts";
@@ -17,8 +18,7 @@ let under: TestListener;
 
 beforeAll(async () => {
   under = await testListener({
-    handshakeDeadlineMs: 400,
-    connectionsMax: 20,
+    limits: relayLimits({ handshakeMs: 400, connections: 20 }),
     onProblem: (problem) => problems.push(problem),
     plain: { host: "127.0.0.1", port: 0 },
     requestListener: (_request, response) => response.end("hello"),
