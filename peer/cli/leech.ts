@@ -86,7 +86,7 @@ export const leechSpec: CommandSpec = {
       "into a file that is there already: only what differs travels",
     ],
     [
-      "memferry leech --ticket-file t --file vm.ram --mode postcopy",
+      "memferry leech --ticket-file t --file vm.ram --export fuse:/mnt/vm --mode postcopy",
       "hand over at once, pull afterwards",
     ],
   ],
