@@ -72,7 +72,7 @@ void Rate::acknowledged(const DeliveryMark& newest, uint64_t newestSentAt, uint6
   if (state_ == State::probeBandwidth && now - phaseAt_ > minRtt_) {
     // What the probe left in the queue goes in one round trip. Longer only if more stands there: each such round trip
     // costs a quarter of its bytes, and receivers that acknowledge late make a full path look fuller.
-    const bool drained = kGains[phase_] >= 1 || inFlight <= bandwidthDelay() + bandwidthDelay() / 4 + 2 * quantum();
+    const bool drained = kGains[phase_] >= 1 || inFlight <= bandwidthDelay() + bandwidthDelay() / 8 + 2 * quantum();
     if (drained || now - phaseAt_ > 3 * minRtt_) {
       if (phase_ == 1 && static_cast<double>(bandwidth_) > kProbeGrowth * static_cast<double>(probedFrom_)) {
         state_ = State::startup;

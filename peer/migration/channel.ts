@@ -35,6 +35,8 @@ import { SealedStream } from "./sealed-stream.ts";
 /** A better network is ready. What is under way on this one is to arrive, and nothing more to be asked for. */
 export interface Retirement {
   readonly signal: AbortSignal;
+  /** The better network, while it is there. */
+  next(): ChannelNetwork | undefined;
   /** It has arrived, or nothing came for a while. */
   done(): void;
 }

@@ -45,6 +45,7 @@ import {
   REPORT_INTERVAL_MS,
   REVOKE_COURTESY_MS,
 } from "./limits.ts";
+import { NextChannel } from "./next-channel.ts";
 import { Manifest, requireEqualRoots, withRoots } from "./manifest.ts";
 import type { FinalizedMessage, Message, OfferMessage, RoundMessage } from "./messages.ts";
 import { isSameOffer } from "./messages.ts";
@@ -58,6 +59,7 @@ export class Leecher {
   readonly #watch: StoreWatch;
   readonly #over = new AbortController();
   readonly #rounds: Rounds;
+  readonly #next = new NextChannel();
   readonly #rtt = new RttMeter();
   #phase: Phase = "joined";
   #offer: OfferMessage | undefined;
@@ -141,6 +143,7 @@ export class Leecher {
     } catch (error) {
       this.#end({ error });
     } finally {
+      this.#next.end();
       clearInterval(reports);
       clearInterval(checkpoints);
     }
@@ -209,7 +212,9 @@ export class Leecher {
       }
       try {
         const context = { sessionId, secret, features: 0, dataStreams };
-        const channel = await openLeecherChannel(network, context, this.#options.handshake);
+        const channel = await this.#next.open(network, (on) =>
+          openLeecherChannel(on, context, this.#options.handshake),
+        );
         failures = 0;
         this.#channel = channel;
         this.#path = channel.linkKind;

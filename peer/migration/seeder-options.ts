@@ -8,6 +8,7 @@ import type { ChunkStore, DirtySource } from "../region/region.ts";
 import type { OnMigrationEvent } from "./events.ts";
 import type { Handshake } from "./handshake.ts";
 import type { KeyedHash } from "./manifest.ts";
+import type { OfferMessage } from "./messages.ts";
 import type { SessionPort } from "./session-port.ts";
 
 export interface SeederHooks {
@@ -38,4 +39,15 @@ export interface SeederOptions {
   readonly hooks?: SeederHooks;
   readonly onEvent?: OnMigrationEvent;
   readonly handshake?: Handshake;
+}
+
+/** @param folded Up to which epoch this side has forgotten what was written. */
+export function offerOf({ region, hashKey }: SeederOptions, folded: number): OfferMessage {
+  return {
+    kind: "offer",
+    regions: region.regions.map(({ name, bytes }) => ({ name, bytes })),
+    chunkBytes: region.chunkBytes,
+    hashKey,
+    folded,
+  };
 }

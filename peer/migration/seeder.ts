@@ -37,11 +37,12 @@ import {
   REVOKE_COURTESY_MS,
 } from "./limits.ts";
 import { hashInto, Manifest, requireEqualRoots, wholeRoot } from "./manifest.ts";
-import type { Message, OfferMessage } from "./messages.ts";
+import type { Message } from "./messages.ts";
+import { NextChannel } from "./next-channel.ts";
 import { RateMeter } from "./rate-meter.ts";
 import { Schedule } from "./schedule.ts";
 import { SeederJournal, type Finalized } from "./seeder-journal.ts";
-import type { SeederOptions } from "./seeder-options.ts";
+import { offerOf, type SeederOptions } from "./seeder-options.ts";
 import { hasMoved, type Ownership } from "./session-port.ts";
 
 /** Between two looks for dirty chunks: shorter rounds would be all overhead. */
@@ -61,6 +62,7 @@ export class Seeder {
   readonly #over = new AbortController();
   readonly #changed = new Latch();
   readonly #sentRate = new RateMeter();
+  readonly #next = new NextChannel();
   #phase: Phase = "joined";
   #round = 0;
   #roundWasClean = false;
@@ -133,6 +135,7 @@ export class Seeder {
     } catch (error) {
       this.#end({ error });
     } finally {
+      this.#next.end();
       clearInterval(checkpoints);
       clearTimeout(this.#finalizeTimer);
     }
@@ -225,7 +228,9 @@ export class Seeder {
       try {
         const { sessionId, secret, handshake } = this.#options;
         const context = { sessionId, secret, features: 0 };
-        const channel = await openSeederChannel(network, context, handshake, this.#offer());
+        const channel = await this.#next.open(network, (on) =>
+          openSeederChannel(on, context, handshake, offerOf(this.#options, this.#journal.folded)),
+        );
         failures = 0;
         this.#channel = channel;
         await this.#serve(channel);
@@ -243,24 +248,13 @@ export class Seeder {
     }
   }
 
-  #offer(): OfferMessage {
-    const { region, hashKey } = this.#options;
-    return {
-      kind: "offer",
-      regions: region.regions.map(({ name, bytes }) => ({ name, bytes })),
-      chunkBytes: region.chunkBytes,
-      hashKey,
-      folded: this.#journal.folded,
-    };
-  }
-
   /** Serves one channel; returns when the migration is over, throws when the channel is. */
   async #serve(channel: Channel): Promise<void> {
     const { region, onEvent } = this.#options;
     const known = new KnownChunks(region.chunkCount);
     const scope = new AbortController();
     const signal = AbortSignal.any([scope.signal, channel.lost, this.#over.signal]);
-    tellChannel(channel, this.#offer(), onEvent);
+    tellChannel(channel, offerOf(this.#options, this.#journal.folded), onEvent);
     const sender = new ChunkSender(channel, {
       region,
       manifest: this.#manifest,

@@ -118,7 +118,6 @@ export class SimDirect {
   readonly network: Network;
   readonly #actors: Record<Role, Actor>;
   readonly #link: SimLink;
-  readonly #used = Promise.withResolvers<void>();
   readonly #streams = new Map<number, Record<Role, SimStream>>();
   /** Who was told that it was chosen. */
   readonly #taken = new Set<Role>();
@@ -146,13 +145,9 @@ export class SimDirect {
       remote: "192.0.2.1:4000",
       rttMs: 1,
       lost: this.#lost[role].signal,
-      used: this.#used.promise,
       openStream: (index) => {
         this.#lost[role].signal.throwIfAborted();
-        const stream = this.#stream(index)[role];
-        // The source sees that the other side has taken the path into use.
-        if (role === "leecher") stream.opens(() => this.#used.resolve());
-        return Promise.resolve(stream);
+        return Promise.resolve(this.#stream(index)[role]);
       },
       close: (reason) => {
         const twin = other(role);

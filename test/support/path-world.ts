@@ -248,21 +248,11 @@ class FakeDirect implements DirectNetwork {
   readonly remote = "192.0.2.1:4000";
   readonly rttMs = 1;
   readonly #lost = new AbortController();
-  readonly #used = Promise.withResolvers<void>();
   other: FakeDirect | undefined;
   closedFor: string | undefined;
 
   get lost(): AbortSignal {
     return this.#lost.signal;
-  }
-
-  get used(): Promise<void> {
-    return this.#used.promise;
-  }
-
-  /** The other side sends something. */
-  use(): void {
-    this.#used.resolve();
   }
 
   openStream(): Promise<ByteStream> {

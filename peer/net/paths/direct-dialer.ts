@@ -42,8 +42,6 @@ export interface DirectNetwork {
   readonly rttMs: number;
   /** Aborted when it is dead, by either side's doing. */
   readonly lost: AbortSignal;
-  /** Resolves when the other side has sent something on a stream. */
-  readonly used: Promise<void>;
   openStream(streamIndex: number): Promise<ByteStream>;
   close(reason: string): Promise<void>;
 }

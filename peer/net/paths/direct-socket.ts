@@ -20,7 +20,6 @@ export class DirectSocket implements DatagramSocket {
   readonly #native;
   readonly #streams = new Map<number, DirectStream>();
   readonly #lost = new AbortController();
-  readonly #used = Promise.withResolvers<void>();
   onDatagram: ((bytes: Uint8Array, from: SocketAddress) => void) | undefined;
 
   /** @param port Default: a free one. @throws NativeError */
@@ -35,11 +34,6 @@ export class DirectSocket implements DatagramSocket {
   /** Aborted when the connection is over. */
   get lost(): AbortSignal {
     return this.#lost.signal;
-  }
-
-  /** Resolves when the other side has sent something on a stream. */
-  get used(): Promise<void> {
-    return this.#used.promise;
   }
 
   send(bytes: Uint8Array, to: SocketAddress): void {
@@ -80,7 +74,6 @@ export class DirectSocket implements DatagramSocket {
     for (const { bytes, address, port } of events.datagrams) {
       this.onDatagram?.(bytes, { address, port });
     }
-    if (events.readable.length > 0) this.#used.resolve();
     for (const index of events.readable) this.#streams.get(index)?.readable();
     for (const index of events.writable) this.#streams.get(index)?.writable();
     if (events.closed) {

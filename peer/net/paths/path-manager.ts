@@ -155,10 +155,11 @@ export class PathManager implements SessionPort {
   async pairing(signal: AbortSignal = this.#over.signal): Promise<ChannelNetwork> {
     for (;;) {
       signal.throwIfAborted();
-      const direct = this.#direct;
-      if (direct !== undefined && !direct.network.lost.aborted) {
-        const { network } = direct;
-        return { linkKind: "direct", lost: network.lost, openStream: (i) => network.openStream(i) };
+      const network = this.#directNetwork();
+      if (network !== undefined) {
+        // The leecher leaves when what is under way has arrived.
+        if (this.#options.role === "seeder") this.#leaveRelayed();
+        return network;
       }
       const pairing = await this.#relayedPairing(signal);
       if (pairing === undefined) continue;
@@ -173,6 +174,7 @@ export class PathManager implements SessionPort {
         superseded: () => this.#direct !== undefined,
         retire: {
           signal: retire.signal,
+          next: () => this.#directNetwork(),
           done: () => {
             if (this.#relayed === relayed) this.#leaveRelayed();
           },
@@ -180,6 +182,12 @@ export class PathManager implements SessionPort {
         openStream: (streamIndex) => pairing.openStream(streamIndex),
       };
     }
+  }
+
+  #directNetwork(): ChannelNetwork | undefined {
+    const network = this.#direct?.network;
+    if (network === undefined || network.lost.aborted) return undefined;
+    return { linkKind: "direct", lost: network.lost, openStream: (i) => network.openStream(i) };
   }
 
   commit(epoch: number, signal?: AbortSignal): Promise<Ownership> {
@@ -430,7 +438,7 @@ export class PathManager implements SessionPort {
 
   /** From now on the bytes go this way. */
   #adopt(network: DirectNetwork, attempt: Uint8Array): DirectPath {
-    const { role, onEvent } = this.#options;
+    const { onEvent } = this.#options;
     const former = this.#direct;
     const path: DirectPath = {
       network,
@@ -453,18 +461,20 @@ export class PathManager implements SessionPort {
     });
     network.lost.addEventListener("abort", () => this.#directLost(path), { once: true });
     if (network.lost.aborted) this.#directLost(path);
-    if (role === "leecher") this.#retireRelayed();
-    // Only once the other side has done so: should it not have heard that the path was chosen, nothing happens.
-    else void network.used.then(() => this.#direct === path && this.#leaveRelayed());
+    this.#retireRelayed();
     this.#changed.notify();
     return path;
   }
 
-  /** What is under way is let in first: sent again it would cost its time twice. */
+  /**
+   * What is under way is let in first: sent again it would cost its time twice. It is the leecher that leaves, by which
+   * its streams break at the source: should the leecher not have heard that the path was chosen, nothing happens.
+   */
   #retireRelayed(): void {
     const relayed = this.#relayed;
     if (relayed === undefined) return;
     relayed.retire.abort();
+    if (this.#options.role === "seeder") return;
     void sleep(RETIRE_MS, AbortSignal.any([this.#over.signal, relayed.move.signal]))
       .then(() => this.#relayed === relayed && this.#direct !== undefined && this.#leaveRelayed())
       .catch(() => undefined);

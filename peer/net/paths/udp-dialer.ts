@@ -122,7 +122,6 @@ class UdpEndpoint implements DirectEndpoint {
       remote: address.includes(":") ? `[${address}]:${port}` : `${address}:${port}`,
       rttMs,
       lost: socket.lost,
-      used: socket.used,
       openStream: (index) => Promise.resolve().then(() => socket.stream(index)),
       close: (reason) => socket.close("OK", reason),
     };

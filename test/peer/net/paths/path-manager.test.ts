@@ -62,17 +62,19 @@ test("PathManager hands out the relayed path, then the direct one, then the rela
   for (const role of ROLES) {
     expect(relayed[role].superseded?.()).toBe(true);
     expect(managers[role].linkKind).toBe("direct");
-    expect((await managers[role].pairing()).linkKind).toBe("direct");
+    // The next channel is opened while this one is served.
+    expect(relayed[role].retire?.signal.aborted).toBe(true);
+    expect(relayed[role].retire?.next()?.linkKind).toBe("direct");
+    expect(relayed[role].lost.aborted).toBe(false);
   }
   // What is under way is let in first.
-  expect(relayed.leecher.retire?.signal.aborted).toBe(true);
+  expect((await managers.leecher.pairing()).linkKind).toBe("direct");
   expect(relayed.leecher.lost.aborted).toBe(false);
   relayed.leecher.retire?.done();
   expect(relayed.leecher.lost.aborted).toBe(true);
-  // The source goes on as it was until it sees that the other side uses the new one.
+  // The source goes on as it was until its streams break, and it asks for the next way.
   expect(relayed.seeder.lost.aborted).toBe(false);
-  last(network.paths).seeder.use();
-  await after(1);
+  expect((await managers.seeder.pairing()).linkKind).toBe("direct");
   expect(relayed.seeder.lost.aborted).toBe(true);
   await after(600);
   expect(relay.renewals).toContainEqual({ by: "leecher", pairing: 1 });
