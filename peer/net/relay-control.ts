@@ -37,8 +37,12 @@ import type { PeerIdentity } from "./peer-identity.ts";
 /** Waits between attempts to come back: doubled up to the longest, with jitter against stampedes. */
 const BACKOFF_FIRST_MS = 200;
 const BACKOFF_MAX_MS = 5_000;
-/** A relay that goes down may ask for a longer wait, up to this. */
+/** A relay that goes down says when to leave it, up to this, */
 const RECONNECT_IN_MS_MAX = 60_000;
+/** and for how long another one is to be expected, up to this: */
+const TRY_FOR_MS_MAX = 600_000;
+/** so long the waits between attempts stay below this. */
+const BACKOFF_EXPECTED_MAX_MS = 1_000;
 /** From an open link to the relay's welcome. */
 const WELCOME_MS = 10_000;
 /** How long leaving waits for the relay to have heard the last reports. */
@@ -103,14 +107,12 @@ interface Connection {
   readonly reader: MessageReader;
 }
 
-/** The relay is going down, and says when to come back. */
-class GoAway extends ProtocolError {
-  readonly reconnectInMs: number;
-
-  constructor(reconnectInMs: number) {
-    super("RELAY_DRAINING", "the relay is going down");
-    this.reconnectInMs = Math.min(reconnectInMs, RECONNECT_IN_MS_MAX);
-  }
+/** The relay said that it is going down. Milliseconds of `performance.now()`. */
+interface GoingAway {
+  /** When this peer leaves: what is under way may arrive until then. */
+  readonly leaveAtMs: number;
+  /** Until then another relay, or the same again, is to be expected. */
+  readonly expectUntilMs: number;
 }
 
 interface Waiter<T> {
@@ -133,6 +135,7 @@ export class RelayControl {
   #failure: unknown;
   #running: Promise<void> = Promise.resolve();
   #heardAtMs = 0;
+  #goingAway: GoingAway | undefined;
   readonly #rtt = new RttMeter();
   #onSignal: ((payload: Uint8Array) => void) | undefined;
   /** Signals of the other peer that came before somebody here listened. */
@@ -320,8 +323,9 @@ export class RelayControl {
           return;
         }
         this.#options.onConnection?.(false, messageOf(error));
-        // With the same jitter: all of its peers were told the same.
-        if (error instanceof GoAway) delayMs = error.reconnectInMs;
+        // It went before it was left, as it may: the next one is there no sooner than it said.
+        const early = (this.#goingAway?.leaveAtMs ?? 0) - performance.now();
+        delayMs = Math.max(delayMs, early);
       }
       connection = undefined;
       try {
@@ -329,7 +333,9 @@ export class RelayControl {
       } catch {
         return;
       }
-      delayMs = Math.min(Math.max(delayMs, BACKOFF_FIRST_MS) * 2, BACKOFF_MAX_MS);
+      const expected = performance.now() < (this.#goingAway?.expectUntilMs ?? 0);
+      const longestMs = expected ? BACKOFF_EXPECTED_MAX_MS : BACKOFF_MAX_MS;
+      delayMs = Math.min(Math.max(delayMs, BACKOFF_FIRST_MS) * 2, longestMs);
     }
   }
 
@@ -406,9 +412,27 @@ export class RelayControl {
       this.#rtt.sent();
       this.#report({ kind: "ping", nonce: 0 });
     }, HEARTBEAT_MS);
+    const { promise: leaving, reject: leave } = Promise.withResolvers<never>();
+    leaving.catch(() => {});
+    const goodbye = new ProtocolError("RELAY_DRAINING", "the relay is going down");
+    let leaveTimer: ReturnType<typeof setTimeout> | undefined;
+    this.#goingAway = undefined;
     try {
-      for (;;) this.#handle(await this.#frame(connection.reader), connection);
+      for (;;) {
+        const frame = await Promise.race([this.#frame(connection.reader), leaving]);
+        this.#handle(frame, connection);
+        if (frame.kind !== "goAway" || leaveTimer !== undefined) continue;
+        // With jitter: others may have been told the same.
+        const inMs = Math.min(frame.reconnectInMs, RECONNECT_IN_MS_MAX) * (0.5 + Math.random());
+        const leaveAtMs = performance.now() + inMs;
+        const expectUntilMs = leaveAtMs + Math.min(frame.tryForMs, TRY_FOR_MS_MAX);
+        this.#goingAway = { leaveAtMs, expectUntilMs };
+        leaveTimer = setTimeout(() => leave(goodbye), inMs);
+      }
+    } catch (error) {
+      throw leaveTimer === undefined ? error : goodbye;
     } finally {
+      clearTimeout(leaveTimer);
       clearInterval(looking);
       clearInterval(heartbeat);
     }
@@ -445,7 +469,8 @@ export class RelayControl {
           this.#earlySignals.push(frame.payload.slice());
         return;
       case "goAway":
-        throw new GoAway(frame.reconnectInMs);
+        // Whoever serves the connection leaves it in time.
+        return;
       default:
         // A frame that has no place here, or none that this version knows: not worth the session.
         return;

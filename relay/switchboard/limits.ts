@@ -20,9 +20,11 @@ export const DECISION_PATIENCE_MS = 100;
 export const DECISIONS_WAITING_MAX = 4;
 /** How long a goodbye waits until what was reported before it is written down. */
 export const GOODBYE_PATIENCE_MS = 2_000;
-/** When peers of a relay that goes down are to come back, */
+/** When the first peers of a relay that goes down are to leave and come back, */
 export const GO_AWAY_RECONNECT_MS = 500;
+/** how many of them a second, so that the next relay is not stormed, */
+export const GO_AWAY_PEERS_PER_S = 200;
 /** and how long they are to try. */
 export const GO_AWAY_TRY_FOR_MS = 60_000;
-/** How long a relay that goes down waits for its peers to leave. */
-export const DRAIN_DEADLINE_MS = 1_000;
+/** How long a relay that goes down waits for its peers to leave, unless its configuration says otherwise. */
+export const DRAIN_DEADLINE_MS = 5_000;

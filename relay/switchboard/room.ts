@@ -202,17 +202,21 @@ export class Room {
     send(twin, { kind: "peerSignal", payload });
   }
 
-  /** Tells the peers when to come back. Resolves when they have left. */
-  async goAway(reconnectInMs: number, tryForMs: number): Promise<void> {
+  /**
+   * Tells each peer when to leave and come back, not all at the same time. Until then the data goes on.
+   *
+   * @param reconnectInMs Asked once for each peer.
+   * @returns Resolves when they have left.
+   */
+  async goAway(reconnectInMs: () => number, tryForMs: number): Promise<void> {
     await Promise.all(
       Object.values(this.#members).map(async ({ stream }) => {
         try {
-          await writeFrame(stream, { kind: "goAway", reconnectInMs, tryForMs });
-          await stream.end();
-          await stream.closed;
+          await writeFrame(stream, { kind: "goAway", reconnectInMs: reconnectInMs(), tryForMs });
         } catch {
           // It has left without being told.
         }
+        await stream.closed;
       }),
     );
   }

@@ -30,14 +30,12 @@ import {
   DECISION_PATIENCE_MS,
   DECISIONS_WAITING_MAX,
   DRAIN_DEADLINE_MS,
-  GO_AWAY_RECONNECT_MS,
-  GO_AWAY_TRY_FOR_MS,
   GOODBYE_PATIENCE_MS,
   INDEX_BYTES_WAITING_MAX,
   RECORDS_WAITING_MAX,
 } from "./limits.ts";
-import { atMost } from "./at-most.ts";
 import { openRoom, type SwitchboardBounds } from "./bounds.ts";
+import { sayFarewell } from "./farewell.ts";
 import { join } from "./joining.ts";
 import type { VerifyProof } from "./proof.ts";
 import { LimitRefusal, refuse } from "./refusal.ts";
@@ -69,6 +67,10 @@ export interface SwitchboardOptions {
   readonly onBytes?: OnBytes;
   /** Where peers learn their own UDP address; undefined if that is off. */
   readonly discovery?: PeerDiscovery | undefined;
+  /** How long peers may take to leave when it closes. */
+  readonly drainDeadlineMs?: number;
+  /** In `[0, 1)`, for when each is to leave. */
+  readonly random?: () => number;
   /** Whether the holder of an ed25519 key signed a message. Default: by WebCrypto. */
   readonly verifyProof?: VerifyProof;
   /** Without it, sessions take what they can and no one is kept out. */
@@ -193,9 +195,8 @@ export class Switchboard {
 
   async #close(): Promise<void> {
     clearInterval(this.#sweep);
-    const rooms = [...this.#rooms.values()];
-    const left = rooms.map((room) => room.goAway(GO_AWAY_RECONNECT_MS, GO_AWAY_TRY_FOR_MS));
-    await atMost(DRAIN_DEADLINE_MS, Promise.all(left));
+    const { random = Math.random, drainDeadlineMs: deadlineMs = DRAIN_DEADLINE_MS } = this.#options;
+    await sayFarewell([...this.#rooms.values()], { deadlineMs, random });
     for (const room of this.#rooms.values()) {
       room.close("RELAY_DRAINING", "the relay is going down");
     }
@@ -208,9 +209,6 @@ export class Switchboard {
 
   async #admit(incoming: IncomingStream): Promise<void> {
     const arrival = ++this.#arrivals;
-    if (this.#closing !== undefined) {
-      throw new ProtocolError("RELAY_DRAINING", "the relay is going down");
-    }
     const reader = new MessageReader(incoming.stream);
     const deadline = setTimeout(
       () => incoming.stream.abort("DEADLINE_EXCEEDED", "no first frame in time"),
@@ -229,6 +227,10 @@ export class Switchboard {
       }
       if (frame?.kind !== "hello") {
         throw new ProtocolError("FRAME_UNEXPECTED", "a stream begins with hello or stream");
+      }
+      // Streams of peers that have not left yet are let in: what they are at is to be finished.
+      if (this.#closing !== undefined) {
+        throw new ProtocolError("RELAY_DRAINING", "the relay is going down");
       }
       const session = await join(frame, {
         ...this.#options,

@@ -435,6 +435,65 @@ describe.each(ways)("Switchboard.close() %s", (_name, way) => {
   });
 });
 
+test("a peer that is told to leave stays while its time is not up, and its streams go on until then", async () => {
+  const { dial, session, switchboard } = await world(inMemory, { random: () => 0.999 });
+  const seeder = await (await RawPeer.open(await dial(), session, "seeder")).join();
+  const leecher = await (await RawPeer.open(await dial(), session, "leecher")).join();
+  await seeder.paired();
+  await leecher.paired();
+  const closing = switchboard.close();
+  const told = await seeder.until("goAway");
+  await leecher.until("goAway");
+  expect(told.reconnectInMs).toBeGreaterThanOrEqual(500);
+  // Also one that is opened only now: a hand-over that has begun may need it.
+  const mine = await seeder.openStream(0);
+  const theirs = await leecher.openStream(0);
+  await mine.write(Uint8Array.of(7));
+  expect(await theirs.read()).toEqual(Uint8Array.of(7));
+  // But nobody new.
+  const late = await RawPeer.open(await dial(), makeSession(new GatedStore()), "seeder");
+  await expect(late.join()).rejects.toThrow("RELAY_DRAINING");
+  await seeder.link.close("OK", "gone");
+  await leecher.link.close("OK", "gone");
+  await closing;
+});
+
+test("RelayControl asks often for as long as a relay that goes down says another is to come", async () => {
+  const store = new GatedStore();
+  const session = makeSession(store);
+  let current = new Switchboard({ store, log: () => {}, random: () => 0 });
+  const dial = await inMemory((incoming) => current.accept(incoming));
+  let attempts = 0;
+  const lost: number[] = [];
+  const control = await RelayControl.join({
+    ticket: {
+      relayUrl: "https://memory:1",
+      certificateHashes: [],
+      sessionId: session.sessionId,
+      role: "leecher",
+      token: session.tokens.leecher,
+      secret: new Uint8Array(32),
+    },
+    identity: PeerIdentity.generate(),
+    dial: () => {
+      attempts++;
+      lost.push(performance.now());
+      return dial();
+    },
+  });
+  closers.push(() => control.close());
+  await current.close();
+  // The old one says that it is going down, again and again.
+  await vi.waitFor(() => expect(attempts).toBeGreaterThanOrEqual(9), 20_000);
+  const gaps = lost.slice(2).map((at, i) => at - (lost[i + 1] ?? 0));
+  // Without the promise the waits grow to five seconds and half of that more.
+  expect(Math.max(...gaps)).toBeLessThan(2_500);
+  current = new Switchboard({ store, log: () => {} });
+  closers.push(() => current.close());
+  const again = await (await RawPeer.open(await dial(), session, "seeder")).join();
+  await again.paired();
+}, 40_000);
+
 test("Switchboard gives a token for discovery to a peer that asks for it, and takes it back", async () => {
   const events: string[] = [];
   const token = new Uint8Array(16).fill(7);
