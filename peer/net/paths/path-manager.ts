@@ -180,6 +180,7 @@ export class PathManager implements SessionPort {
           },
         },
         openStream: (streamIndex) => pairing.openStream(streamIndex),
+        warm: (streams) => pairing.warm?.(streams),
       };
     }
   }
