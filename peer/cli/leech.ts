@@ -10,6 +10,7 @@ import { peerEnvironment } from "../config.ts";
 import { MigrationError } from "../errors.ts";
 import { SessionDirectory } from "../journal/session-directory.ts";
 import type { FinalizePolicy } from "../migration/leecher-options.ts";
+import { warmUpHandshake } from "../migration/handshake.ts";
 import { Leecher } from "../migration/leecher.ts";
 import { DATA_STREAMS_DEFAULT } from "../migration/limits.ts";
 import { MODES, type Mode } from "../migration/messages.ts";
@@ -138,6 +139,7 @@ export async function leech(
     await using place = new LeechedRegions({ args, output, supervision, directory, phase });
     // Before the ticket is used up: a mount point that is not fit costs nothing then.
     await place.openExports();
+    void warmUpHandshake();
     let leecher: Leecher | undefined;
     const control = await joinPatiently(output, interrupt, {
       patient: phase !== undefined,

@@ -10,6 +10,7 @@ import { decodeTicket } from "../../relay/protocol/ticket.ts";
 import { SessionDirectory } from "../journal/session-directory.ts";
 import type { Destination } from "../migration/destination.ts";
 import type { MigrationTotals } from "../migration/events.ts";
+import { warmUpHandshake } from "../migration/handshake.ts";
 import { Leecher } from "../migration/leecher.ts";
 import type { OfferMessage } from "../migration/messages.ts";
 import { MigrationError } from "../errors.ts";
@@ -46,6 +47,7 @@ export async function runLeecher(
   const room = new SharedRoom(caller, setup, directory);
   try {
     goOn(running);
+    void warmUpHandshake();
     let leecher: Leecher | undefined;
     const control = await RelayControl.join({
       ticket,

@@ -67,10 +67,16 @@ const CONTROL_STREAM = 0;
 const URGENT_STREAM = 1;
 const FIRST_DATA_STREAM = 2;
 
-export interface Channel {
+/** What carries messages. A seeder may use it before the leecher has proved that it can read them. */
+export interface ChannelStreams {
   readonly control: MessageChannel;
   readonly urgent: SealedStream;
   readonly data: readonly SealedStream[];
+  /** `FEATURES` that both sides have. */
+  readonly features: number;
+}
+
+export interface Channel extends ChannelStreams {
   readonly linkKind: LinkKind;
   readonly retire: Retirement | undefined;
   /** The same on both sides. */
@@ -112,14 +118,15 @@ export class MessageChannel {
 }
 
 /**
- * @param offer The seeder's first message, on its way with the answer to the handshake.
+ * @param onStreams Called when the handshake is answered and what is sent is for the leecher alone: whatever is sent in
+ *   it, and later, is on its way before the leecher's proof has come.
  * @throws MigrationError, or what the network throws when it is lost.
  */
 export function openSeederChannel(
   network: ChannelNetwork,
   context: HandshakeContext,
   handshake: Handshake = hpkeHandshake,
-  offer?: OfferMessage,
+  onStreams?: (streams: ChannelStreams) => void,
 ): Promise<Channel> {
   // How many the leecher wants is not known yet, but most want this many.
   network.warm?.(FIRST_DATA_STREAM + DATA_STREAMS_DEFAULT);
@@ -130,12 +137,7 @@ export function openSeederChannel(
       if (isTold) return;
       isTold = true;
       opening.streams(keys.dataStreams);
-      if (offer === undefined) return;
-      // Lost: the reader sees it.
-      opening
-        .seal(stream, CONTROL_STREAM, keys)
-        .send(encodeMessage(offer))
-        .catch(() => {});
+      onStreams?.(opening.finish(keys));
     };
     const keys = await handshake.seeder(stream, opening.reader(stream), context, begin);
     begin(keys);
@@ -150,10 +152,12 @@ export function openLeecherChannel(
   handshake: Handshake = hpkeHandshake,
 ): Promise<Channel> {
   return openChannel(network, "leecher", async (opening) => {
-    const control = opening.control();
-    opening.streams(context.dataStreams);
-    const stream = await control;
-    return await handshake.leecher(stream, opening.reader(stream), context);
+    const stream = await opening.control();
+    const others = (): void => opening.streams(context.dataStreams);
+    // Not before: it is work, and the other side waits for the offer.
+    const keys = await handshake.leecher(stream, opening.reader(stream), context, others);
+    others();
+    return keys;
   });
 }
 
@@ -196,7 +200,7 @@ class Opening {
     }
   }
 
-  seal(stream: ByteStream, streamIndex: number, keys: ChannelKeys): SealedStream {
+  #seal(stream: ByteStream, streamIndex: number, keys: ChannelKeys): SealedStream {
     const known = this.#sealed.get(streamIndex);
     if (known !== undefined) return known;
     const isControl = streamIndex === CONTROL_STREAM;
@@ -215,22 +219,25 @@ class Opening {
   }
 
   /** All of them, sealed. */
-  finish(keys: ChannelKeys): {
-    controlStream: ByteStream;
-    control: SealedStream;
-    urgent: SealedStream;
-    data: SealedStream[];
+  finish(keys: ChannelKeys): ChannelStreams & {
+    readonly controlStream: ByteStream;
+    readonly sealed: readonly SealedStream[];
   } {
     const controlStream = this.#control;
     const [urgent, ...data] = this.#others;
     if (controlStream === undefined || urgent === undefined) {
       throw new MigrationError("CHANNEL_REFUSED", "the other peer asked for streams too late");
     }
+    const control = this.#seal(controlStream, CONTROL_STREAM, keys);
+    const sealedUrgent = this.#seal(urgent, URGENT_STREAM, keys);
+    const sealedData = data.map((stream, i) => this.#seal(stream, FIRST_DATA_STREAM + i, keys));
     return {
       controlStream,
-      control: this.seal(controlStream, CONTROL_STREAM, keys),
-      urgent: this.seal(urgent, URGENT_STREAM, keys),
-      data: data.map((stream, i) => this.seal(stream, FIRST_DATA_STREAM + i, keys)),
+      control: new MessageChannel(control),
+      urgent: sealedUrgent,
+      data: sealedData,
+      features: keys.features,
+      sealed: [control, sealedUrgent, ...sealedData],
     };
   }
 }
@@ -268,12 +275,9 @@ async function openChannel(
   });
   try {
     const keys = await agree(opening);
-    const { controlStream, control, urgent, data } = opening.finish(keys);
-    const sealed = [control, urgent, ...data];
+    const { controlStream, sealed, ...carrying } = opening.finish(keys);
     return {
-      control: new MessageChannel(control),
-      urgent,
-      data,
+      ...carrying,
       linkKind: network.linkKind,
       retire: network.retire,
       fingerprint: keys.fingerprint,

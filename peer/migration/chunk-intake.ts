@@ -6,6 +6,7 @@
  */
 import { MigrationError } from "../errors.ts";
 import type { Channel } from "./channel.ts";
+import { ChunkParts } from "./chunk-parts.ts";
 import type { ChunkReceiver } from "./chunk-receiver.ts";
 import { DelayWindow } from "./delay-window.ts";
 import { sleep } from "../sleep.ts";
@@ -49,6 +50,7 @@ export class ChunkIntake {
   readonly #channel: Channel;
   readonly #options: ChunkIntakeOptions;
   readonly #stored = new Latch();
+  readonly #parts: ChunkParts;
   readonly #delayWindow = new DelayWindow();
   readonly #startedAtMs = performance.now();
   #delayed = false;
@@ -56,6 +58,13 @@ export class ChunkIntake {
   constructor(channel: Channel, options: ChunkIntakeOptions) {
     this.#channel = channel;
     this.#options = options;
+    this.#parts = new ChunkParts({
+      chunkLength: (index) => options.receiver.chunkLength(index),
+      onDropped: (index, partBytes) => {
+        options.receiver.passOver(partBytes);
+        if (!options.receiver.isReady(index)) this.fault(Uint32Array.of(index));
+      },
+    });
   }
 
   get pingIntervalMs(): number {
@@ -98,10 +107,12 @@ export class ChunkIntake {
       if (bytes === null) break;
       const message = decodeMessage(bytes);
       if (message === undefined) continue;
-      if (message.kind !== "chunks") {
-        throw new MigrationError("MESSAGE_UNEXPECTED", `${message.kind} on a data stream`);
+      const whole = message.kind === "part" ? this.#parts.add(message) : message;
+      if (whole === undefined) continue;
+      if (whole.kind !== "chunks") {
+        throw new MigrationError("MESSAGE_UNEXPECTED", `${whole.kind} on a data stream`);
       }
-      const stored = receiver.receive(message).then(
+      const stored = receiver.receive(whole).then(
         (again) => {
           this.#stored.notify();
           onStored(again);

@@ -89,6 +89,21 @@ export class ChunkReceiver {
     return this.#payloadBytes;
   }
 
+  /** @throws MigrationError `MESSAGE_MALFORMED` if there is no such chunk */
+  chunkLength(index: number): number {
+    if (index < this.#region.chunkCount) return this.#region.chunkLength(index);
+    throw new MigrationError("MESSAGE_MALFORMED", `chunk ${index} is past the region's end`);
+  }
+
+  isReady(index: number): boolean {
+    return this.#ready.has(index);
+  }
+
+  /** So many payload bytes came and are not stored: they come again. */
+  passOver(payloadBytes: number): void {
+    this.#payloadBytes += payloadBytes;
+  }
+
   /** Wakes whoever waits for `complete`. */
   get settled(): Latch {
     return this.#settled;
@@ -211,18 +226,15 @@ export class ChunkReceiver {
    */
   async receive(message: ChunksMessage): Promise<number[]> {
     while (this.#switching !== undefined) await this.#switching;
-    const region = this.#region;
     const tag = message.epoch;
     const kept: number[] = [];
     const same: number[] = [];
     for (let i = 0; i < message.indexes.length; i++) {
       const index = message.indexes[i] ?? 0;
       const offset = message.offsets[i] ?? 0;
-      if (index >= region.chunkCount) {
-        throw new MigrationError("MESSAGE_MALFORMED", `chunk ${index} is past the region's end`);
-      }
+      const chunkLength = this.chunkLength(index);
       const hasBytes = offset !== ZERO_OFFSET && offset !== SAME_OFFSET;
-      if (hasBytes && offset + region.chunkLength(index) > message.payload.length) {
+      if (hasBytes && offset + chunkLength > message.payload.length) {
         throw new MigrationError("MESSAGE_MALFORMED", `chunk ${index} is not in its message`);
       }
       const [needed, submitted] = [this.#needed[index] ?? 0, this.#submitted[index] ?? 0];

@@ -5,13 +5,21 @@
  * @module
  */
 import type { ChunkStore } from "../region/region.ts";
-import type { ChunkSet } from "./bitmap.ts";
-import type { Channel } from "./channel.ts";
+import { ChunkSet } from "./bitmap.ts";
+import type { ChannelStreams } from "./channel.ts";
+import { FEATURES } from "./handshake.ts";
 import { sleep } from "../sleep.ts";
 import { Latch } from "./latch.ts";
-import { LAST_WORD_MS } from "./limits.ts";
+import { LAST_WORD_MS, PART_BYTES, PARTED_CHUNK_BYTES_MAX } from "./limits.ts";
 import type { Manifest } from "./manifest.ts";
-import { decodeMessage, encodeChunksHeader, SAME_OFFSET, ZERO_OFFSET } from "./messages.ts";
+import {
+  decodeMessage,
+  encodeChunksHeader,
+  encodePartHeader,
+  partStart,
+  SAME_OFFSET,
+  ZERO_OFFSET,
+} from "./messages.ts";
 import type { Schedule } from "./schedule.ts";
 import type { SealedStream } from "./sealed-stream.ts";
 import { HASH_BYTES } from "../../relay/protocol/frame.ts";
@@ -21,6 +29,8 @@ import { MigrationError } from "../errors.ts";
 const FAULT_BYTES_MAX = 8 * 1024 * 1024;
 const FAULTS_IN_FLIGHT_MIN = 8;
 const FAULTS_IN_FLIGHT_MAX = 128;
+
+type Streams = Pick<ChannelStreams, "urgent" | "data" | "features">;
 
 export interface ChunkSenderOptions {
   readonly region: ChunkStore;
@@ -35,7 +45,6 @@ export interface ChunkSenderOptions {
   readonly onSent: (chunkBytes: number) => void;
 }
 
-/** The sending side of one channel. */
 /** How long a stream is idle before something is sent on it. */
 const FOLLOW_UP_MS = 3_000;
 /** A chunk as it was before the first epoch, which is older than what any leecher has or wants. */
@@ -46,9 +55,20 @@ const NOTHING = encodeChunksHeader({
   hashes: new Uint8Array(HASH_BYTES),
 });
 
+/** A data stream on which no batch left for so long has nothing standing before what comes next. */
+const IDLE_MS = 500;
+
+/** The sending side of one channel. */
 export class ChunkSender {
   readonly #options: ChunkSenderOptions;
-  readonly #channel: Channel;
+  readonly #channel: Streams;
+  /** When the last batch of each data stream was handed over; `Infinity`: one is being handed over. */
+  readonly #batchAtMs: number[];
+  #ahead: number | undefined;
+  /** What went in parts on this channel. Asked for again, it goes whole: the leecher may have had no room for parts. */
+  readonly #parted: ChunkSet;
+  #sendingAhead: Promise<void> | undefined;
+  #partsSerial = 0;
   readonly #credit = new Latch();
   readonly #work = new Latch();
   readonly #idle = new Latch();
@@ -57,16 +77,44 @@ export class ChunkSender {
   #busyPumps = 0;
   #started = false;
 
-  constructor(channel: Channel, options: ChunkSenderOptions) {
+  constructor(channel: Streams, options: ChunkSenderOptions) {
     this.#channel = channel;
+    this.#batchAtMs = channel.data.map(() => -Infinity);
     this.#options = options;
-    options.schedule.clearFaults();
+    this.#parted = new ChunkSet(options.region.chunkCount);
   }
 
   /** Sends until the signal aborts or a stream fails. Never resolves otherwise. */
   async run(signal: AbortSignal): Promise<never> {
-    const pumps = this.#channel.data.map((stream) => this.#pump(stream, signal));
-    return await Promise.race([...pumps, this.#serveFaults(signal), this.#followUp(signal)]);
+    // Who waits says so anew on each channel; and until now another one was served.
+    this.#options.schedule.clearFaults();
+    const pumps = this.#channel.data.map((stream, i) => this.#pump(stream, i, signal));
+    const ahead = this.#sendingAhead?.then(() => new Promise<never>(() => {}));
+    return await Promise.race([
+      ...pumps,
+      ...(ahead === undefined ? [] : [ahead]),
+      this.#serveFaults(signal),
+      this.#followUp(signal),
+    ]);
+  }
+
+  /** Sends one chunk although nobody has asked for any. What goes wrong is said by `run`. */
+  sendAhead(index: number): void {
+    if (this.#started || this.#sendingAhead !== undefined) return;
+    this.#ahead = index;
+    const buffer = new Uint8Array(this.#options.region.chunkBytes);
+    this.#sendingAhead = this.#send(this.#channel.urgent, Uint32Array.of(index), buffer, {
+      spread: this.#streamsFor(index),
+    }).then((sent) => {
+      this.#usedBytes += sent;
+    });
+    // The channel may end before `run`.
+    this.#sendingAhead.catch(() => {});
+  }
+
+  /** Whether the chunk was sent ahead on this channel. */
+  isAhead(index: number): boolean {
+    return this.#ahead === index;
   }
 
   /**
@@ -119,7 +167,7 @@ export class ChunkSender {
     );
   }
 
-  async #pump(stream: SealedStream, signal: AbortSignal): Promise<never> {
+  async #pump(stream: SealedStream, streamAt: number, signal: AbortSignal): Promise<never> {
     const { region, schedule } = this.#options;
     const buffer = new Uint8Array(schedule.batchChunks * region.chunkBytes);
     // A new connection carries little at first: what is small is there sooner.
@@ -143,7 +191,9 @@ export class ChunkSender {
       const reserved = indexes.length * region.chunkBytes;
       this.#usedBytes += reserved;
       try {
+        this.#batchAtMs[streamAt] = Infinity;
         const sent = await this.#send(stream, indexes, buffer);
+        this.#batchAtMs[streamAt] = performance.now();
         this.#usedBytes += sent - reserved;
       } finally {
         this.#busyPumps--;
@@ -152,8 +202,24 @@ export class ChunkSender {
     }
   }
 
-  /** @returns Payload bytes that left. */
-  async #send(stream: SealedStream, indexes: Uint32Array, buffer: Uint8Array): Promise<number> {
+  /** The urgent stream, and those for data that have nothing to send: together they carry more at once. */
+  #streamsFor(index: number): SealedStream[] {
+    const { urgent, data, features } = this.#channel;
+    if ((features & FEATURES.parts) === 0 || !this.#parted.add(index)) return [urgent];
+    const idleSinceMs = performance.now() - IDLE_MS;
+    return [urgent, ...data.filter((_, i) => (this.#batchAtMs[i] ?? 0) < idleSinceMs)];
+  }
+
+  /**
+   * @param spread Streams over which a single chunk goes in parts, if that is worth it.
+   * @returns Payload bytes that left.
+   */
+  async #send(
+    stream: SealedStream,
+    indexes: Uint32Array,
+    buffer: Uint8Array,
+    { spread = [] }: { readonly spread?: readonly SealedStream[] } = {},
+  ): Promise<number> {
     const { region, manifest, reading, epoch, takeKnown, onSent } = this.#options;
     // Before the read: a write during it belongs to this epoch, and its chunk comes again.
     const tag = epoch();
@@ -189,10 +255,33 @@ export class ChunkSender {
       }
     }
     if (runStart >= 0) parts.push(buffer.subarray(runStart, indexes.length * region.chunkBytes));
-    const header = encodeChunksHeader({ epoch: tag, indexes, offsets, hashes });
     onSent(chunkBytesSum);
-    await stream.send(header, ...parts);
+    const partCount = Math.min(spread.length, Math.ceil(payloadBytes / PART_BYTES));
+    if (partCount > 1 && indexes.length === 1 && payloadBytes <= PARTED_CHUNK_BYTES_MAX) {
+      const chunk = { epoch: tag, index: indexes[0] ?? 0, hash: hashes.subarray(0, HASH_BYTES) };
+      await this.#sendParts(spread.slice(0, partCount), chunk, buffer.subarray(0, payloadBytes));
+    } else {
+      await stream.send(encodeChunksHeader({ epoch: tag, indexes, offsets, hashes }), ...parts);
+    }
     return payloadBytes;
+  }
+
+  async #sendParts(
+    streams: readonly SealedStream[],
+    chunk: { readonly epoch: number; readonly index: number; readonly hash: Uint8Array },
+    bytes: Uint8Array,
+  ): Promise<void> {
+    const partCount = streams.length;
+    const serial = this.#partsSerial++;
+    const sending = streams.map((stream, part) => {
+      const header = encodePartHeader({ ...chunk, serial, part, partCount });
+      const start = partStart(part, partCount, bytes.length);
+      return stream.send(
+        header,
+        bytes.subarray(start, partStart(part + 1, partCount, bytes.length)),
+      );
+    });
+    await Promise.all(sending);
   }
 
   /** Answers faults as they come, several at a time, each chunk in a message of its own. */
@@ -209,7 +298,9 @@ export class ChunkSender {
     const serve = async (index: number): Promise<void> => {
       const buffer = buffers.pop() ?? new Uint8Array(region.chunkBytes);
       // Ahead of the credit: somebody waits. It is counted all the same, as the other side counts it.
-      const sent = await this.#send(urgent, Uint32Array.of(index), buffer);
+      const sent = await this.#send(urgent, Uint32Array.of(index), buffer, {
+        spread: this.#streamsFor(index),
+      });
       this.#usedBytes += sent;
       buffers.push(buffer);
     };

@@ -16,6 +16,7 @@ export class LeecherJournal {
   readonly restored: LeecherRecord | undefined;
   #offer: OfferMessage | undefined;
   #finalized: FinalizedMessage | undefined;
+  #meanwhile: Promise<void> | undefined;
 
   constructor(journal: Journal<LeecherRecord> | undefined, onEvent: OnMigrationEvent | undefined) {
     this.#journal = journal;
@@ -35,6 +36,12 @@ export class LeecherJournal {
     );
   }
 
+  /** Nothing but the next record waits for this one, which says it if this one failed. */
+  recordMeanwhile(phase: LeecherPhase): void {
+    this.#meanwhile = this.record(phase);
+    this.#meanwhile.catch(() => {});
+  }
+
   /** @throws MigrationError `JOURNAL_FAILED` */
   async record(
     phase: LeecherPhase,
@@ -43,6 +50,9 @@ export class LeecherJournal {
     this.#offer = learned.offer ?? this.#offer;
     this.#finalized = learned.finalized ?? this.#finalized;
     const [offer, finalized] = [this.#offer, this.#finalized];
+    const before = this.#meanwhile;
+    this.#meanwhile = undefined;
+    await before;
     await this.#journal?.write({
       phase,
       ...(offer === undefined ? {} : { offer }),

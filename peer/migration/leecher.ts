@@ -33,6 +33,7 @@ import { DowntimeMeter } from "./downtime-meter.ts";
 import type { MigrationOutcome, MigrationProgress, MigrationTotals, Phase } from "./events.ts";
 import { LeecherJournal } from "./leecher-journal.ts";
 import type { LeecherOptions } from "./leecher-options.ts";
+import { OWN_FEATURES } from "./handshake.ts";
 import { runHook } from "./hooks.ts";
 import { progressOf, reportOf, totalsOf, type LeecherNumbers } from "./leecher-numbers.ts";
 import { backOff, Latch } from "./latch.ts";
@@ -211,7 +212,7 @@ export class Leecher {
         return;
       }
       try {
-        const context = { sessionId, secret, features: 0, dataStreams };
+        const context = { sessionId, secret, features: OWN_FEATURES, dataStreams };
         const channel = await this.#next.open(network, (on) =>
           openLeecherChannel(on, context, this.#options.handshake),
         );
@@ -325,7 +326,7 @@ export class Leecher {
   async #takeUp(): Promise<void> {
     const { session } = this.#options;
     const { restored } = this.#journal;
-    if (restored === undefined) await this.#journal.record("joined");
+    if (restored === undefined) this.#journal.recordMeanwhile("joined");
     this.ownershipChanged(session.ownership);
     if (this.#over.signal.aborted) return;
     if (restored?.phase === "committing") await this.#commitAgain();

@@ -20,6 +20,14 @@ export const DATA_STREAMS_DEFAULT = 6;
 export const BITMAP_PAGE_BYTES = 8 * 1024;
 /** Faults that one message reports. */
 export const FAULTS_PER_MESSAGE_MAX = 4_096;
+/** Parts of one chunk: one for each stream that may carry chunks. */
+export const PARTS_MAX = 65;
+/** What a new TCP connection carries in its first round trip is some 14 KB. */
+export const PART_BYTES = 8 * 1024;
+/** A larger chunk is not sent in parts. */
+export const PARTED_CHUNK_BYTES_MAX = 1024 * 1024;
+/** Chunks of which some parts are here and others are not, at a leecher; the oldest is asked for anew. */
+export const PARTED_BYTES_MAX = 8 * 1024 * 1024;
 /** Payload bytes that may be under way to a leecher before it has stored them. */
 export const WINDOW_BYTES_MIN = 16 * 1024 * 1024;
 /** What may be under way before the path is known: it fills 1 Gbit/s at 100 ms, with what each stream holds. */

@@ -20,6 +20,8 @@ import {
   BATCH_CHUNKS_MAX,
   CHUNKS_MAX,
   FAULTS_PER_MESSAGE_MAX,
+  PARTED_CHUNK_BYTES_MAX,
+  PARTS_MAX,
   KNOWS_CHUNKS_MAX,
   REGIONS_MAX,
 } from "./limits.ts";
@@ -195,6 +197,21 @@ export interface ChunksMessage {
   readonly payload: Uint8Array;
 }
 
+/** A piece of one chunk, for a connection that can carry no whole one at once. Only to a leecher with `FEATURES.parts`. */
+export interface PartMessage {
+  readonly kind: "part";
+  /** The same for all parts of one sending, and for no other of the channel. */
+  readonly serial: number;
+  readonly epoch: number;
+  readonly index: number;
+  /** Which of how many; `partStart` says where each begins. */
+  readonly part: number;
+  readonly partCount: number;
+  /** Of the whole chunk. */
+  readonly hash: Uint8Array;
+  readonly payload: Uint8Array;
+}
+
 export type Message =
   | OfferMessage
   | AcceptMessage
@@ -216,7 +233,8 @@ export type Message =
   | AbortMessage
   | PingMessage
   | PongMessage
-  | ChunksMessage;
+  | ChunksMessage
+  | PartMessage;
 
 /** A chunk of zeros. */
 export const ZERO_OFFSET = 0xffff_ffff;
@@ -381,6 +399,19 @@ const codecs: Codecs = {
     encode: (m, w) => w.bytes(encodeChunksHeader(m).subarray(1)).bytes(m.payload),
     decode: decodeChunks,
   },
+  part: {
+    number: 23,
+    encode: (m, w) => w.bytes(encodePartHeader(m).subarray(1)).bytes(m.payload),
+    decode: (r) => {
+      const [serial, epoch, index] = [r.u32(), r.u32(), r.u32()];
+      const partCount = within(r.u8(), 2, PARTS_MAX, "part count");
+      const part = within(r.u8(), 0, partCount - 1, "part");
+      const hash = r.bytes(HASH_BYTES);
+      const payload = r.rest();
+      within(payload.length, 1, PARTED_CHUNK_BYTES_MAX, "bytes of a part");
+      return { kind: "part", serial, epoch, index, part, partCount, hash, payload };
+    },
+  },
 };
 
 const kindByNumber = new Map<number, Message["kind"]>();
@@ -431,6 +462,18 @@ export function encodeChunksHeader(message: Omit<ChunksMessage, "kind" | "payloa
   }
   bytes.set(message.hashes, offset);
   return bytes;
+}
+
+/** The bytes of a `part` message up to its payload, which follows without a copy. */
+export function encodePartHeader(message: Omit<PartMessage, "kind" | "payload">): Uint8Array {
+  const { serial, epoch, index, part, partCount, hash } = message;
+  const writer = new ByteWriter().u8(codecs.part.number);
+  return writer.u32(serial).u32(epoch).u32(index).u8(partCount).u8(part).bytes(hash).finish();
+}
+
+/** Where a part begins in a chunk of so many bytes, and with `part` = `partCount` where the last one ends. */
+export function partStart(part: number, partCount: number, chunkLength: number): number {
+  return Math.floor((part * chunkLength) / partCount);
 }
 
 function decodeOffer(r: ByteReader): OfferMessage {

@@ -42,7 +42,10 @@ export interface SeederOptions {
 }
 
 /** @param folded Up to which epoch this side has forgotten what was written. */
-export function offerOf({ region, hashKey }: SeederOptions, folded: number): OfferMessage {
+export function offerOf(
+  { region, hashKey }: Pick<SeederOptions, "region" | "hashKey">,
+  folded: number,
+): OfferMessage {
   return {
     kind: "offer",
     regions: region.regions.map(({ name, bytes }) => ({ name, bytes })),

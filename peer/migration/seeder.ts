@@ -19,16 +19,17 @@ import { messageOf } from "../../relay/protocol/errors.ts";
 import { gaveUp, isTransient, MigrationError, publicReason } from "../errors.ts";
 import { ChunkSet } from "./bitmap.ts";
 import { openSeederChannel, sayFarewell, tellChannel, type Channel } from "./channel.ts";
-import { ChunkSender } from "./chunk-sender.ts";
+import type { ChunkSender } from "./chunk-sender.ts";
 import type { LinkKind } from "../../relay/protocol/stream.ts";
 import type { MigrationOutcome, MigrationProgress, MigrationTotals, Phase } from "./events.ts";
+import { OWN_FEATURES, warmUpHandshake } from "./handshake.ts";
 import { runHook } from "./hooks.ts";
 import { regionProgress } from "./region-progress.ts";
 import { DirtyHistory } from "./dirty-history.ts";
 import { IndexReporter } from "./index-reporter.ts";
 import { sleep } from "../sleep.ts";
 import { backOff, Latch, withDeadline } from "./latch.ts";
-import { KnownChunks } from "./known-chunks.ts";
+import type { KnownChunks } from "./known-chunks.ts";
 import {
   CHANNEL_FAILURES_MAX,
   FINALIZE_DEADLINE_MS,
@@ -42,7 +43,8 @@ import { NextChannel } from "./next-channel.ts";
 import { RateMeter } from "./rate-meter.ts";
 import { Schedule } from "./schedule.ts";
 import { SeederJournal, type Finalized } from "./seeder-journal.ts";
-import { offerOf, type SeederOptions } from "./seeder-options.ts";
+import type { SeederOptions } from "./seeder-options.ts";
+import { SeederStart, type Begun } from "./seeder-start.ts";
 import { hasMoved, type Ownership } from "./session-port.ts";
 
 /** Between two looks for dirty chunks: shorter rounds would be all overhead. */
@@ -59,6 +61,7 @@ export class Seeder {
   /** Chunks that are being read to be sent. */
   readonly #reading: ChunkSet;
   readonly #history: DirtyHistory;
+  readonly #start: SeederStart;
   readonly #over = new AbortController();
   readonly #changed = new Latch();
   readonly #sentRate = new RateMeter();
@@ -93,6 +96,15 @@ export class Seeder {
       reading: this.#reading,
     });
     this.#schedule = new Schedule(region.regions, region.chunkCount, region.chunkBytes);
+    this.#start = new SeederStart({
+      seeder: options,
+      manifest: this.#manifest,
+      schedule: this.#schedule,
+      reading: this.#reading,
+      history: this.#history,
+      journal: this.#journal,
+      onSent: (chunkBytes) => this.#sentRate.add(chunkBytes),
+    });
     this.#restore();
   }
 
@@ -103,7 +115,7 @@ export class Seeder {
 
   progress(): MigrationProgress {
     const { region } = this.#options;
-    const begun = this.#history.epoch > 0;
+    const begun = this.#phase !== "joined" && this.#phase !== "tracking";
     return {
       phase: this.#phase,
       round: this.#round,
@@ -191,6 +203,7 @@ export class Seeder {
   async #takeUp(): Promise<void> {
     const { session, dirty } = this.#options;
     this.#startedAtMs = performance.now();
+    if (this.#options.handshake === undefined) void warmUpHandshake();
     const phase = this.#journal.restored?.phase;
     if (phase === undefined) await this.#journal.record("offered");
     else if (phase === "suspending") await this.#startAgain();
@@ -227,13 +240,13 @@ export class Seeder {
       if (network === undefined) return;
       try {
         const { sessionId, secret, handshake } = this.#options;
-        const context = { sessionId, secret, features: 0 };
+        const context = { sessionId, secret, features: OWN_FEATURES };
         const channel = await this.#next.open(network, (on) =>
-          openSeederChannel(on, context, handshake, offerOf(this.#options, this.#journal.folded)),
+          openSeederChannel(on, context, handshake, (streams) => void this.#start.begin(streams)),
         );
         failures = 0;
         this.#channel = channel;
-        await this.#serve(channel);
+        await this.#serve(channel, this.#start.begin(channel));
       } catch (error) {
         if (this.#over.signal.aborted) return;
         if (isTransient(error) && hasMoved(network)) continue;
@@ -249,21 +262,11 @@ export class Seeder {
   }
 
   /** Serves one channel; returns when the migration is over, throws when the channel is. */
-  async #serve(channel: Channel): Promise<void> {
-    const { region, onEvent } = this.#options;
-    const known = new KnownChunks(region.chunkCount);
+  async #serve(channel: Channel, { known, sender }: Begun): Promise<void> {
+    const { onEvent } = this.#options;
     const scope = new AbortController();
     const signal = AbortSignal.any([scope.signal, channel.lost, this.#over.signal]);
-    tellChannel(channel, offerOf(this.#options, this.#journal.folded), onEvent);
-    const sender = new ChunkSender(channel, {
-      region,
-      manifest: this.#manifest,
-      schedule: this.#schedule,
-      reading: this.#reading,
-      epoch: () => this.#history.epoch,
-      takeKnown: (index, hash) => known.take(index, hash),
-      onSent: (chunkBytes) => this.#sentRate.add(chunkBytes),
-    });
+    tellChannel(channel, this.#start.offer(), onEvent);
     const tasks = [
       this.#receive(channel, sender, known, signal),
       sender.run(signal),
@@ -305,7 +308,8 @@ export class Seeder {
       case "accept":
         return;
       case "track":
-        await this.#track();
+        if (this.#phase === "joined") this.#setPhase("tracking");
+        await this.#start.track();
         await channel.control.send({ kind: "tracking", epoch: this.#history.epoch });
         return;
       case "credit":
@@ -336,15 +340,6 @@ export class Seeder {
     }
   }
 
-  /** Begins dirty tracking, once. */
-  async #track(): Promise<void> {
-    if (this.#history.epoch > 0) return;
-    this.#setPhase("tracking");
-    await this.#options.dirty.begin();
-    await this.#journal.reserveEpochs(this.#journal.folded + 1);
-    this.#history.begin(this.#journal.folded + 1);
-  }
-
   /** The leecher said what it has: all else is to be sent, and dirty sets that it may have missed are repeated. */
   async #want(
     channel: Channel,
@@ -358,7 +353,7 @@ export class Seeder {
     if (acknowledgedEpoch < this.#journal.folded) have.clear();
     this.#schedule.clear();
     for (let index = 0; index < have.chunkCount; index++) {
-      if (!have.has(index)) this.#schedule.add(index);
+      if (!have.has(index) && !sender.isAhead(index)) this.#schedule.add(index);
     }
     for (const [epoch, dirty] of this.#history.missedSince(acknowledgedEpoch)) {
       this.#schedule.addDirty(dirty);

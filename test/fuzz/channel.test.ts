@@ -15,6 +15,7 @@ import {
 import { Leecher } from "../../peer/migration/leecher.ts";
 import {
   encodeMessage,
+  partStart,
   ZERO_OFFSET,
   type Message,
   type OfferMessage,
@@ -270,6 +271,27 @@ function chunks(random: CaseRandom): Message {
   };
 }
 
+/** Most often one that fits others. */
+function part(random: CaseRandom): Message {
+  const index = random.below(random.below(10) === 0 ? 12 : 10);
+  const whole = count(index === 9 ? REGION_BYTES % CHUNK_BYTES : CHUNK_BYTES, index);
+  const partCount = random.below(15) === 0 ? 2 + random.below(60) : 2;
+  const at = random.below(partCount);
+  const start = partStart(at, partCount, whole.length);
+  const end = partStart(at + 1, partCount, whole.length);
+  const right = whole.subarray(start, end);
+  return {
+    kind: "part",
+    serial: index,
+    epoch: random.below(15) === 0 ? random.below(4) : 1,
+    index,
+    part: at,
+    partCount,
+    hash: random.below(15) === 0 ? random.bytes(32) : keyedHash(whole),
+    payload: random.below(15) === 0 ? random.bytes(1 + random.below(CHUNK_BYTES)) : right,
+  };
+}
+
 /** With these a migration begins. */
 const OPENINGS: Record<"seeder" | "leecher", readonly Message[]> = {
   seeder: [OFFER, { kind: "tracking", epoch: 1 }],
@@ -305,7 +327,7 @@ async function beHostile(
     let bytes = encodeMessage(role === "seeder" ? fromSeeder(random) : fromLeecher(random));
     if (draw < 30 && role === "seeder") {
       stream = random.of(streams.slice(1));
-      bytes = encodeMessage(chunks(random));
+      bytes = encodeMessage(random.below(3) === 0 ? part(random) : chunks(random));
     } else if (draw < 30) {
       stream = urgent;
       const indexes = Uint32Array.of(random.below(11), random.below(10) === 0 ? random.next() : 0);

@@ -4,7 +4,7 @@
  * @module
  */
 import type { ChannelNetwork } from "../../peer/migration/channel.ts";
-import type { ChannelKeys, Handshake } from "../../peer/migration/handshake.ts";
+import { OWN_FEATURES, type ChannelKeys, type Handshake } from "../../peer/migration/handshake.ts";
 import { SealedStream } from "../../peer/migration/sealed-stream.ts";
 import { ProtocolError, type ProtocolErrorCode } from "../../relay/protocol/errors.ts";
 import type { ByteStream, CloseInfo } from "../../relay/protocol/stream.ts";
@@ -105,7 +105,7 @@ const KEYS: ChannelKeys = {
   leecherToSeeder: count(32, 2),
   fingerprint: "0000-0000",
   dataStreams: 1,
-  features: 0,
+  features: OWN_FEATURES,
 };
 
 /** Both sides have the same keys already: nothing is said. */

@@ -8,7 +8,7 @@ import { ByteWriter } from "../../relay/protocol/bytes.ts";
 import type { MessageReader } from "../../relay/protocol/message-stream.ts";
 import type { ByteStream } from "../../relay/protocol/stream.ts";
 import { MigrationError } from "../../peer/errors.ts";
-import type { ChannelKeys, Handshake } from "../../peer/migration/handshake.ts";
+import { OWN_FEATURES, type ChannelKeys, type Handshake } from "../../peer/migration/handshake.ts";
 import type { Random } from "./random.ts";
 
 const NONCE_BYTES = 16;
@@ -16,9 +16,11 @@ const MAC_BYTES = 32;
 
 export function pskHandshake(random: Random): Handshake {
   return {
-    async leecher(stream, reader, { secret, dataStreams }) {
+    async leecher(stream, reader, { secret, dataStreams }, onOffered) {
       const offer = Uint8Array.of(dataStreams, ...random.bytes(NONCE_BYTES));
-      await say(stream, 1, offer);
+      const offering = say(stream, 1, offer);
+      onOffered?.();
+      await offering;
       const answer = await hear(reader, 2, NONCE_BYTES + MAC_BYTES);
       const transcript = Buffer.concat([offer, answer.subarray(0, NONCE_BYTES)]);
       check(secret, "seeder", transcript, answer.subarray(NONCE_BYTES));
@@ -53,7 +55,7 @@ function keysOf(secret: Uint8Array, transcript: Uint8Array, dataStreams: number)
     leecherToSeeder: mac(secret, "to seeder", transcript),
     fingerprint: "simulated",
     dataStreams,
-    features: 0,
+    features: OWN_FEATURES,
   };
 }
 

@@ -28,6 +28,8 @@ const SMALL: readonly Replacement[] = [
   limit("peer/migration/limits.ts", "WINDOW_BYTES_START", "24 * 1024 * 1024", "8 * 1024"),
   limit("peer/migration/limits.ts", "WINDOW_BYTES_MAX", "96 * 1024 * 1024", "16 * 1024"),
   limit("peer/migration/limits.ts", "KNOWS_CHUNKS_MAX", "1_024", "8"),
+  limit("peer/migration/limits.ts", "PART_BYTES", "8 * 1024", "24"),
+  limit("peer/migration/limits.ts", "PARTED_BYTES_MAX", "8 * 1024 * 1024", "1024"),
   limit("peer/migration/limits.ts", "EPOCHS_RESERVED", "4_096", "3"),
 ];
 

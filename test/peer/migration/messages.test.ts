@@ -1,6 +1,7 @@
 import fc from "fast-check";
 import { expect, test } from "vitest";
 import { MigrationError } from "../../../peer/errors.ts";
+import { PARTS_MAX } from "../../../peer/migration/limits.ts";
 import {
   decodeMessage,
   encodeChunksHeader,
@@ -77,6 +78,18 @@ const message: fc.Arbitrary<Message> = fc.oneof(
   }),
   fc.record({ kind: fc.constant("ping" as const), nonce: u32 }),
   fc.record({ kind: fc.constant("pong" as const), nonce: u32 }),
+  fc.integer({ min: 2, max: PARTS_MAX }).chain((partCount) =>
+    fc.record({
+      kind: fc.constant("part" as const),
+      serial: u32,
+      epoch: u32,
+      index: u32,
+      part: fc.nat(partCount - 1),
+      partCount: fc.constant(partCount),
+      hash: bytes(32),
+      payload: fc.uint8Array({ minLength: 1, maxLength: 500 }),
+    }),
+  ),
   fc
     .array(
       fc.record({ index: u32, offset: fc.oneof(u32, fc.constant(ZERO_OFFSET)), hash: bytes(32) }),
@@ -110,7 +123,7 @@ test("decodeMessage() refuses every truncation with a code", () => {
   fc.assert(
     fc.property(message, fc.nat(), (given, cut) => {
       // What ends with bytes of any length is whole at any length.
-      fc.pre(given.kind !== "chunks");
+      fc.pre(given.kind !== "chunks" && given.kind !== "part");
       const whole = encodeMessage(given);
       const part = whole.subarray(0, cut % whole.length);
       expect(() => decodeMessage(part)).toThrow(MigrationError);
