@@ -25,8 +25,15 @@ test("after the commit a full disk is told and waited for, and the migration end
   const fill = `dd if=/dev/zero of=${filler} bs=4M; true`;
   const shown = `fuse:${await stage.folder("shown")}`;
   const leecher = stage.leech(ticket, [
-    ...["--file", to, "--sparse", "--export", shown],
-    ...["--mode", "postcopy", "--on-resume", fill],
+    "--file",
+    to,
+    "--sparse",
+    "--export",
+    shown,
+    "--mode",
+    "postcopy",
+    "--on-resume",
+    fill,
   ]);
   const warning = await leecher.waitFor("warning", ({ code }) => code === "STORE_FULL");
   expect(String(warning["message"])).toMatch(/disk is full.*tried again until there is room/);
