@@ -74,6 +74,8 @@ const CONNECT_TIMEOUT_MS = 5_000;
 const STATEMENT_TIMEOUT_MS = 15_000;
 /** Longer than the server's own, so that the server's answer comes first if there is one. */
 const QUERY_TIMEOUT_MS = 20_000;
+/** A relay that stops in the middle of a transaction must not keep what it locked. */
+const IDLE_IN_TRANSACTION_MS = 10_000;
 /** The same for what decides, which is one row by its key: who asks is told early to ask again. */
 const DECIDING_CONNECTIONS_MAX = 4;
 const DECIDING_CONNECT_TIMEOUT_MS = 3_000;
@@ -194,6 +196,7 @@ async function openPostgres(url: string, onError: (error: unknown) => void): Pro
     connectionTimeoutMillis: CONNECT_TIMEOUT_MS,
     statement_timeout: STATEMENT_TIMEOUT_MS,
     query_timeout: QUERY_TIMEOUT_MS,
+    idle_in_transaction_session_timeout: IDLE_IN_TRANSACTION_MS,
   });
   const deciding = openPool(url, onError, {
     max: DECIDING_CONNECTIONS_MAX,

@@ -6,10 +6,31 @@
  *
  * @module
  */
-import { and, asc, desc, eq, gt } from "drizzle-orm";
+import { and, asc, desc, eq, gt, sql } from "drizzle-orm";
 
 import type { Database, Orm } from "./database.ts";
 import { projectEvent, type EventData } from "./schema.ts";
+
+/** The first half of an advisory lock's name, the project being the second; any number that nobody else uses. */
+const EVENT_LOCK = 0x6d66_6576;
+
+/**
+ * For a statement that does more than one thing: the `with` part that adds an event for each row of `changed`, which
+ * has `project_id` and `id`.
+ *
+ * @param type An SQL expression, as is `data`.
+ */
+export function eventPart(name: string, changed: string, type: string, data: string): string {
+  return `${name} as (
+      insert into project_event (project_id, type, subject_kind, subject_id, data)
+      select ordered.project_id, ordered.type, 'session', ordered.subject_id, ordered.data
+      from (
+        select project_id, ${type} as type, replace(id::text, '-', '') as subject_id, ${data} as data,
+          pg_advisory_xact_lock(${EVENT_LOCK}, hashtext(replace(project_id::text, '-', '')))::text as locked
+        from ${changed} offset 0
+      ) as ordered where ordered.locked is not null
+    )`;
+}
 
 export type ProjectEventRow = typeof projectEvent.$inferSelect;
 
@@ -34,8 +55,14 @@ export interface NewProjectEvent {
   readonly data?: EventData;
 }
 
-/** @returns The event's number. */
+/**
+ * In a transaction, and the last thing in it that waits for a lock: events of one project take their numbers in turn
+ * until the transaction ends, so that a reader who has seen a number never misses a lower one.
+ *
+ * @returns The event's number.
+ */
 export async function addProjectEvent(orm: Orm, event: NewProjectEvent): Promise<number> {
+  await orm.execute(sql`select pg_advisory_xact_lock(${EVENT_LOCK}, hashtext(${event.projectId}))`);
   const [row] = await orm
     .insert(projectEvent)
     .values({ ...event, data: event.data ?? {} })

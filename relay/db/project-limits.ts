@@ -47,13 +47,15 @@ export function projectBounds(own: ProjectLimits, relay: RelayLimits): ProjectBo
 /**
  * Holds the project's row, so that of two that add one the second counts the first.
  *
- * @throws RelayError `LIMIT_EXCEEDED` if one more of any of `names` would be too many.
+ * @param more How many are to be added.
+ * @throws RelayError `LIMIT_EXCEEDED` if so many more of any of `names` would be too many.
  */
 export async function requireRoom(
   tx: Orm,
   projectId: string,
   names: readonly CountedLimit[],
   relay: RelayLimits,
+  more = 1,
 ): Promise<void> {
   const [row] = await tx
     .select({ limits: project.limits })
@@ -63,7 +65,7 @@ export async function requireRoom(
   const bounds = projectBounds(row?.limits ?? {}, relay);
   for (const name of names) {
     const limit = bounds[name];
-    if ((await counted(tx, projectId, name)) < limit) continue;
+    if ((await counted(tx, projectId, name)) + more <= limit) continue;
     const met = { limitName: name, limit, retryAfterS: RETRY_AFTER_S };
     throw limitError("LIMIT_EXCEEDED", met, `this project has ${limit} ${WHAT[name]}`);
   }

@@ -15,6 +15,7 @@ import {
   check,
   customType,
   date,
+  doublePrecision,
   index,
   integer,
   jsonb,
@@ -79,7 +80,11 @@ export interface SessionPolicy {
   readonly startPaused?: boolean | undefined;
 }
 
-/** A precondition that a peer has looked at. */
+export const HOLDS = ["", "start", "pause"] as const;
+/** Why chunks are not sent although they could be: `start` waits for `:start`, `pause` for `:resume`. */
+export type SessionHold = (typeof HOLDS)[number];
+
+/** A precondition that was looked at. */
 export interface SessionCheck {
   readonly name: string;
   readonly severity: "ok" | "info" | "warning" | "error";
@@ -210,6 +215,11 @@ export const session = pgTable(
     policy: jsonb("policy").$type<SessionPolicy>().notNull().default({}),
     checks: jsonb("checks").$type<SessionCheck[]>(),
     checkedAt: instant("checked_at"),
+    hold: text("hold").$type<SessionHold>().notNull().default(""),
+    /** When `policy.onDeadline` acts; null if nothing is to be done, or was done. */
+    deadlineAt: instant("deadline_at"),
+    /** Of the region, sent at least once; never less than it was. */
+    percentSent: doublePrecision("percent_sent").notNull().default(0),
     /** Enrolled peers that were ordered to take part; null for one that came with a ticket. */
     seederPeerId: text("seeder_peer_id"),
     leecherPeerId: text("leecher_peer_id"),
@@ -243,6 +253,7 @@ export const session = pgTable(
     index("session_migration").on(table.migrationId),
     // What is over is cleared away by its age.
     index("session_ended").on(table.endedAt),
+    index("session_deadline").on(table.deadlineAt),
     check("session_owner", sql`${table.owner} in ('seeder', 'leecher')`),
     // Nobody can own a region that was given back: the rule that no code path may get around.
     check(

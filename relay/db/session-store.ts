@@ -12,7 +12,7 @@ import { and, eq, sql } from "drizzle-orm";
 
 import { toHex } from "../protocol/bytes.ts";
 import { ProtocolError } from "../protocol/errors.ts";
-import { PROGRESS_FIELDS } from "../protocol/frame.ts";
+import { PROGRESS_FIELDS, type Progress } from "../protocol/frame.ts";
 import { isEnded, type Role, type SessionState } from "../protocol/ids.ts";
 import { TEXT_BYTES_MAX } from "../protocol/limits.ts";
 import { RelayError } from "../errors.ts";
@@ -23,6 +23,7 @@ import type {
   SessionStore,
   StateChange,
 } from "../switchboard/session-store.ts";
+import { addProjectEvent, eventPart } from "./project-events.ts";
 import { createChunkIndex, type ChunkIndex, type ChunkIndexOptions } from "./chunk-index.ts";
 import { createRegionStatement } from "./chunk-index-statements.ts";
 import type { Database, Orm, Row, Statement } from "./database.ts";
@@ -72,15 +73,15 @@ const commitStatement: Statement = {
   text: `with changed as (
       update session set owner = 'leecher', owner_epoch = $2::bigint, state = 'committed',
         reason_code = '', reason_message = '', version = version + 1, event_seq = event_seq + 1,
-        times = jsonb_build_object('committedAt', now()) || times, updated_at = now()
+        times = jsonb_build_object('committedAt', now()) || times, updated_at = now(), deadline_at = null
       where id = $1 and owner = 'seeder' and owner_epoch < $2::bigint
         and state not in ('cancelled', 'failed', 'done')
-      returning id, owner, owner_epoch, state, event_seq
+      returning id, project_id, owner, owner_epoch, state, event_seq
     ), noted as (
       insert into session_event (session_id, seq, type, data)
       select id, event_seq, 'committed', jsonb_build_object('by', 'leecher', 'epoch', owner_epoch)
       from changed
-    )
+    ), ${eventPart("told", "changed", "'session.committed'", "jsonb_build_object('by', 'leecher', 'epoch', owner_epoch)")}
     select owner, owner_epoch, state from changed`,
 };
 
@@ -89,23 +90,29 @@ const cancelStatement: Statement = {
   name: "session_cancel",
   text: `with changed as (
       update session set state = 'cancelled', reason_code = $2, reason_message = $3,
-        version = version + 1, event_seq = event_seq + 1, updated_at = now(), ended_at = now()
+        version = version + 1, event_seq = event_seq + 1, updated_at = now(), ended_at = now(),
+        deadline_at = null
       where id = $1 and owner = 'seeder' and state not in ('cancelled', 'failed', 'done')
-      returning id, event_seq, progress
+      returning id, project_id, event_seq, progress
     ), noted as (
       insert into session_event (session_id, seq, type, data) select id, event_seq, 'cancelled', $4::jsonb
       from changed
-    )
+    ), ${eventPart("told", "changed", "'session.cancelled'", "$4::jsonb")}
     select coalesce((progress->>'downtimeMs')::float8, 0) as downtime_ms from changed`,
 };
 
 const rejoinStatement: Statement = {
   name: "session_rejoin",
   text: `select ticket.peer_key, session.owner, session.owner_epoch, session.state,
-      session.project_id, session.limits, project.limits as project_limits
+      session.project_id, session.limits, session.hold, project.limits as project_limits
     from ticket join session on session.id = ticket.session_id
     join project on project.id = session.project_id
     where ticket.session_id = $1 and ticket.role = $2`,
+};
+
+const holdStatement: Statement = {
+  name: "session_hold",
+  text: "select hold from session where id = $1",
 };
 
 const ownerStatement: Statement = {
@@ -196,7 +203,7 @@ export function createSessionStore(
         row["project_limits"] as ProjectLimits,
         options.defaults,
       );
-      return { sessionId: sessionId.slice(), ...ownedOf(row), bounds };
+      return { sessionId: sessionId.slice(), ...ownedOf(row), bounds, held: row["hold"] !== "" };
     },
 
     async commit(sessionId, epoch) {
@@ -218,19 +225,21 @@ export function createSessionStore(
       const id = toHex(sessionId);
       const peer = { host: plainText(describe.host), version: plainText(describe.version) };
       const changed = { updatedAt: sql`now()`, version: sql`${session.version} + 1` };
+      const described = { by: role, host: peer.host, version: peer.version };
       if (role === "leecher") {
-        await database.run((orm) =>
-          orm
+        await database.transaction(async (tx) => {
+          await tx
             .update(session)
             .set({ leecher: peer, ...changed })
-            .where(eq(session.id, id)),
-        );
+            .where(eq(session.id, id));
+          await appendEvent(tx, id, "described", described);
+        });
         return;
       }
       const { regionBytes, chunkBytes } = describe;
       const chunkCount = Math.ceil(regionBytes / chunkBytes);
-      const updated = await database.run((orm) =>
-        orm
+      const updated = await database.transaction(async (tx) => {
+        const rows = await tx
           .update(session)
           .set({
             seeder: peer,
@@ -247,8 +256,10 @@ export function createSessionStore(
                 (${session.regionBytes} = ${regionBytes} and ${session.chunkBytes} = ${chunkBytes}))`,
             ),
           )
-          .returning({ id: session.id }),
-      );
+          .returning({ id: session.id });
+        if (rows.length > 0) await appendEvent(tx, id, "described", { ...described, regionBytes });
+        return rows;
+      });
       if (updated.length === 0) {
         throw new ProtocolError("FRAME_UNEXPECTED", "the region of a session does not change");
       }
@@ -262,11 +273,14 @@ export function createSessionStore(
       const outcome = await database.transaction(async (tx) => {
         const [row] = await tx
           .select({
+            projectId: session.projectId,
+            limits: session.limits,
             state: session.state,
             owner: session.owner,
             reasonMessage: session.reasonMessage,
             eventSeq: session.eventSeq,
             progress: session.progress,
+            times: session.times,
             unused: sql<number>`(select count(*)::int from ${ticket}
               where ${ticket.sessionId} = ${session.id} and ${ticket.usedAt} is null)`,
           })
@@ -282,10 +296,10 @@ export function createSessionStore(
         const ends = isEnded(change.state) && verdict === "change";
         const noted = row.eventSeq < EVENTS_PER_SESSION_MAX || ends;
         const seq = row.eventSeq + 1;
-        if (noted) {
-          const data = { by: change.by, ...(reason === "" ? {} : { reason }) };
-          await tx.insert(sessionEvent).values({ sessionId: id, seq, type: change.state, data });
-        }
+        const type = EVENT_TYPES[change.state] ?? change.state;
+        const data = { by: change.by, ...(reason === "" ? {} : { reason }) };
+        if (noted) await tx.insert(sessionEvent).values({ sessionId: id, seq, type, data });
+        const { deadlineMs } = row.limits;
         const milestone = verdict === "change" ? MILESTONES[change.state] : undefined;
         await tx
           .update(session)
@@ -298,11 +312,21 @@ export function createSessionStore(
               : {
                   times: sql`jsonb_build_object(${milestone}::text, now()) || ${session.times}`,
                 }),
-            ...(ends ? { endedAt: sql`now()` } : {}),
+            ...(ends ? { endedAt: sql`now()`, deadlineAt: null } : {}),
+            // It runs from the first step, once.
+            ...(milestone === "startedAt" &&
+            deadlineMs !== undefined &&
+            row.times.startedAt === undefined
+              ? { deadlineAt: sql`now() + ${deadlineMs} * interval '1 millisecond'` }
+              : {}),
             version: sql`${session.version} + 1`,
             updatedAt: sql`now()`,
           })
           .where(eq(session.id, id));
+        if (noted) {
+          const event = { projectId: row.projectId, type: `session.${type}`, data };
+          await addProjectEvent(tx, { ...event, subjectKind: "session", subjectId: id });
+        }
         return { recorded: true, downtimeMs: ends ? (row.progress?.downtimeMs ?? 0) : 0 };
       });
       if ((outcome.downtimeMs ?? 0) > 0) options.onDowntime?.(outcome.downtimeMs ?? 0);
@@ -314,9 +338,18 @@ export function createSessionStore(
       await database.run((orm) =>
         orm
           .update(session)
-          .set({ progress: sql`${JSON.stringify(known)}::jsonb`, progressAt: sql`now()` })
+          .set({
+            progress: sql`${JSON.stringify(known)}::jsonb`,
+            progressAt: sql`now()`,
+            percentSent: sql`greatest(${session.percentSent}, ${percentSent(progress)}::float8)`,
+          })
           .where(eq(session.id, toHex(sessionId))),
       );
+    },
+
+    async isHeld(sessionId) {
+      const [row] = await database.decide(holdStatement, [toHex(sessionId)]);
+      return row !== undefined && row["hold"] !== "";
     },
 
     async addEvent(sessionId, type, data) {
@@ -361,7 +394,7 @@ export async function appendEvent(
     .update(session)
     .set({ eventSeq: sql`${session.eventSeq} + 1` })
     .where(and(eq(session.id, id), sql`${session.eventSeq} < ${EVENTS_PER_SESSION_MAX}`))
-    .returning({ seq: session.eventSeq });
+    .returning({ seq: session.eventSeq, projectId: session.projectId });
   if (row === undefined) return;
   const clean = Object.fromEntries(
     Object.entries(data).map(([key, value]) => [
@@ -369,9 +402,23 @@ export async function appendEvent(
       typeof value === "string" ? plainText(value) : value,
     ]),
   );
-  await tx
-    .insert(sessionEvent)
-    .values({ sessionId: id, seq: row.seq, type: plainText(type), data: clean });
+  const named = plainText(type);
+  await tx.insert(sessionEvent).values({ sessionId: id, seq: row.seq, type: named, data: clean });
+  await addProjectEvent(tx, {
+    projectId: row.projectId,
+    type: `session.${named}`,
+    subjectKind: "session",
+    subjectId: id,
+    data: clean,
+  });
+}
+
+/** Events are called by their state, but for those where another word says what happened. */
+const EVENT_TYPES: Partial<Record<SessionState, string>> = { postcopy: "resumed" };
+
+/** Of the region, copied at least once: 0 to 100. */
+export function percentSent({ chunksSent, chunksTotal }: Progress): number {
+  return chunksTotal === 0 ? 0 : Math.min(100, (chunksSent / chunksTotal) * 100);
 }
 
 const MILESTONES: Partial<Record<SessionState, keyof SessionTimes>> = {
@@ -465,15 +512,17 @@ async function joinedSession(
       state: session.state,
       projectId: session.projectId,
       limits: session.limits,
+      hold: session.hold,
       projectLimits: project.limits,
     })
     .from(session)
     .innerJoin(project, eq(project.id, session.projectId))
     .where(eq(session.id, id));
   if (row === undefined) throw new RelayError("NOT_FOUND", "there is no such session");
-  const { owner, ownerEpoch, state, projectId, limits, projectLimits } = row;
+  const { owner, ownerEpoch, state, projectId, limits, hold, projectLimits } = row;
   const bounds = boundsOf(projectId, limits, projectLimits, defaults);
-  return { sessionId: sessionId.slice(), owner, ownerEpoch, state, bounds };
+  const held = hold !== "";
+  return { sessionId: sessionId.slice(), owner, ownerEpoch, state, bounds, held };
 }
 
 function boundsOf(

@@ -8,7 +8,21 @@
  */
 import { randomBytes } from "node:crypto";
 
-import { and, asc, count, desc, eq, gt, inArray, lt, or, sql, type SQL } from "drizzle-orm";
+import {
+  and,
+  asc,
+  count,
+  desc,
+  eq,
+  gt,
+  gte,
+  ilike,
+  inArray,
+  lt,
+  or,
+  sql,
+  type SQL,
+} from "drizzle-orm";
 
 import { toHex } from "../protocol/bytes.ts";
 import {
@@ -16,22 +30,30 @@ import {
   SESSION_ID_BYTES,
   SESSION_STATES,
   TICKET_TOKEN_BYTES,
+  isEnded,
   type Role,
   type SessionState,
 } from "../protocol/ids.ts";
 import { RelayError } from "../errors.ts";
 import { relayLimits, type RelayLimits } from "../limits.ts";
-import type { Database } from "./database.ts";
+import { addAudit, type Actor } from "./audit.ts";
+import type { Database, Orm } from "./database.ts";
+import { addProjectEvent, type NewProjectEvent } from "./project-events.ts";
 import { requireRoom } from "./project-limits.ts";
 import {
   session,
   sessionEvent,
   ticket,
   usage,
+  type SessionCheck,
+  type SessionHold,
   type SessionLimits,
   type SessionMode,
+  type SessionPolicy,
 } from "./schema.ts";
-import { sha256 } from "./session-store.ts";
+import { appendEvent, sha256 } from "./session-store.ts";
+
+const ENDED = SESSION_STATES.filter(isEnded);
 
 export type SessionRow = typeof session.$inferSelect & {
   readonly bytesFromSeeder: number;
@@ -52,26 +74,88 @@ export interface SessionPosition {
   readonly id: string;
 }
 
+export interface NewSession {
+  readonly name: string;
+  readonly labels: Readonly<Record<string, string>>;
+  readonly mode: SessionMode;
+  readonly limits: SessionLimits;
+  readonly policy?: SessionPolicy | undefined;
+  readonly migrationId?: string | undefined;
+  /** Enrolled peers that are ordered to take part. */
+  readonly seederPeerId?: string | undefined;
+  readonly leecherPeerId?: string | undefined;
+  readonly ticketLifetimeMs: number;
+  /** Prefix of the API key. */
+  readonly createdBy: string;
+  /** The relay's, for a project that has none of its own. */
+  readonly bounds?: RelayLimits | undefined;
+}
+
+export interface CreatedRow {
+  readonly id: string;
+  readonly tickets: Readonly<Record<Role, NewTicket>>;
+}
+
+/** What of a session its project may change; what is not named stays. */
+export interface SessionChange {
+  readonly name?: string | undefined;
+  readonly labels?: Readonly<Record<string, string>> | undefined;
+  readonly limits?: SessionLimits | undefined;
+  readonly policy?: SessionPolicy | undefined;
+}
+
+export const SESSION_SORTS = ["-createdAt", "createdAt"] as const;
+export type SessionSort = (typeof SESSION_SORTS)[number];
+
+export interface SessionFilter {
+  readonly states?: readonly SessionState[] | undefined;
+  /** All of these. */
+  readonly labels?: Readonly<Record<string, string>> | undefined;
+  /** An enrolled peer's id, on either side. */
+  readonly peerId?: string | undefined;
+  /** Made at this moment or later. */
+  readonly since?: Date | undefined;
+  readonly migrationId?: string | undefined;
+  /** Part of the name, of a label's value or of a host's name, in any case; or the id's beginning. */
+  readonly text?: string | undefined;
+  readonly sort?: SessionSort | undefined;
+}
+
 export interface ProjectSessions {
   /** @throws RelayError `LIMIT_EXCEEDED` */
-  create(options: {
-    readonly name: string;
-    readonly labels: Readonly<Record<string, string>>;
-    readonly mode: SessionMode;
-    readonly limits: SessionLimits;
-    readonly ticketLifetimeMs: number;
-    readonly createdBy: string;
-    /** The relay's, for a project that has none of its own. */
-    readonly bounds?: RelayLimits | undefined;
-  }): Promise<{ row: SessionRow; tickets: Readonly<Record<Role, NewTicket>> }>;
+  create(
+    options: NewSession,
+  ): Promise<{ row: SessionRow; tickets: Readonly<Record<Role, NewTicket>> }>;
+  /**
+   * Changes a session, if its version is the one that was seen.
+   *
+   * @returns Whether it was.
+   */
+  update(id: string, version: number, change: SessionChange, by: Actor): Promise<boolean>;
+  /** Takes an ended session away, with all that belongs to it. @returns Whether it had ended. */
+  remove(id: string, by: Actor): Promise<boolean>;
+  /** Changes what holds a session back, if that is `from` now. @returns Whether it was. */
+  setHold(
+    id: string,
+    change: { readonly from: SessionHold; readonly to: SessionHold; readonly reason: string },
+  ): Promise<boolean>;
+  /** New tickets for the roles that nobody has taken yet; the ones before are good for nothing. */
+  rotateTickets(
+    id: string,
+    ticketLifetimeMs: number,
+  ): Promise<Readonly<Partial<Record<Role, NewTicket>>>>;
+  /** After a post-copy that failed: the destination owns the region, and may go on. @returns Whether it had. */
+  reopen(id: string, reason: string): Promise<boolean>;
+  setChecks(id: string, checks: readonly SessionCheck[]): Promise<void>;
   get(id: string): Promise<SessionRow | undefined>;
   /** Those of `ids` that are this project's. */
   getMany(ids: readonly string[]): Promise<readonly SessionRow[]>;
-  list(options: {
-    readonly states?: readonly SessionState[] | undefined;
-    readonly after?: SessionPosition | undefined;
-    readonly limit: number;
-  }): Promise<readonly SessionRow[]>;
+  list(
+    options: SessionFilter & {
+      readonly after?: SessionPosition | undefined;
+      readonly limit: number;
+    },
+  ): Promise<readonly SessionRow[]>;
   events(id: string, afterSeq: number, limit: number): Promise<readonly SessionEventRow[]>;
 }
 
@@ -82,7 +166,12 @@ const used = (role: Role) =>
 export function projectSessions(database: Database, projectId: string): ProjectSessions {
   const mine = eq(session.projectId, projectId);
 
-  const select = async (where: SQL | undefined, limit: number): Promise<readonly SessionRow[]> => {
+  const select = async (
+    where: SQL | undefined,
+    limit: number,
+    sort: SessionSort = "-createdAt",
+  ): Promise<readonly SessionRow[]> => {
+    const order = sort === "createdAt" ? asc : desc;
     const rows = await database.run((orm) =>
       orm
         .select({
@@ -95,7 +184,7 @@ export function projectSessions(database: Database, projectId: string): ProjectS
         .from(session)
         .leftJoin(usage, eq(usage.sessionId, session.id))
         .where(and(mine, where))
-        .orderBy(desc(session.createdAt), desc(session.id))
+        .orderBy(order(session.createdAt), order(session.id))
         .limit(limit),
     );
     return rows.map((row) => ({
@@ -111,36 +200,170 @@ export function projectSessions(database: Database, projectId: string): ProjectS
     (await select(eq(session.id, id), 1))[0];
 
   return {
-    async create({
-      name,
-      labels,
-      mode,
-      limits,
-      ticketLifetimeMs,
-      createdBy,
-      bounds = relayLimits(),
-    }) {
-      const id = toHex(randomBytes(SESSION_ID_BYTES));
-      const expiresAt = new Date(Date.now() + ticketLifetimeMs);
-      const newTicket = (): NewTicket => ({ token: randomBytes(TICKET_TOKEN_BYTES), expiresAt });
-      const tickets = { seeder: newTicket(), leecher: newTicket() };
-      await database.transaction(async (tx) => {
+    async create(options) {
+      const created = await database.transaction(async (tx) => {
+        const bounds = options.bounds ?? relayLimits();
         await requireRoom(tx, projectId, ["pendingSessions", "sessions"], bounds);
-        await tx.insert(session).values({ id, projectId, name, labels, mode, limits, createdBy });
-        await tx.insert(ticket).values(
-          ROLES.map((role) => ({
-            sessionId: id,
-            role,
-            tokenHash: sha256(tickets[role].token),
-            // By the database's clock, which is also the one that decides when it is over.
-            expiresAt: sql`now() + ${ticketLifetimeMs}::int * interval '1 millisecond'`,
-          })),
-        );
+        const one = await insertSession(tx, projectId, options);
+        await addProjectEvent(tx, sessionCreated(projectId, one.id, options));
+        return one;
       });
-      const row = await get(id);
+      const row = await get(created.id);
       if (row === undefined)
         throw new RelayError("INTERNAL", "a session vanished while it was made");
-      return { row, tickets };
+      return { row, tickets: created.tickets };
+    },
+
+    async update(id, version, change, by) {
+      return await database.transaction(async (tx) => {
+        const [before] = await tx
+          .select({
+            name: session.name,
+            labels: session.labels,
+            limits: session.limits,
+            policy: session.policy,
+            times: session.times,
+            version: session.version,
+          })
+          .from(session)
+          .where(and(mine, eq(session.id, id)))
+          .for("update");
+        if (before?.version !== version) return false;
+        const set = Object.fromEntries(
+          Object.entries(change).filter(([, value]) => value !== undefined),
+        );
+        const { startedAt, committedAt } = before.times;
+        const deadlineMs = change.limits?.deadlineMs;
+        const running = startedAt !== undefined && committedAt === undefined;
+        await tx
+          .update(session)
+          .set({
+            ...set,
+            ...(change.limits === undefined || !running
+              ? {}
+              : {
+                  deadlineAt:
+                    deadlineMs === undefined ? null : new Date(Date.parse(startedAt) + deadlineMs),
+                }),
+            version: sql`${session.version} + 1`,
+            updatedAt: sql`now()`,
+          })
+          .where(eq(session.id, id));
+        const changed = Object.keys(set);
+        await addAudit(tx, by, {
+          action: "session.update",
+          targetKind: "session",
+          targetId: id,
+          before: pick(before, changed),
+          after: set,
+        });
+        await appendEvent(tx, id, "updated", { by: "api", fields: changed.join(",") });
+        return true;
+      });
+    },
+
+    async remove(id, by) {
+      return await database.transaction(async (tx) => {
+        const [row] = await tx
+          .delete(session)
+          .where(and(mine, eq(session.id, id), inArray(session.state, ENDED)))
+          .returning({ name: session.name, state: session.state });
+        if (row === undefined) return false;
+        const target = { targetKind: "session", targetId: id, before: { ...row } };
+        await addAudit(tx, by, { action: "session.delete", ...target });
+        await addProjectEvent(tx, {
+          projectId,
+          type: "session.deleted",
+          subjectKind: "session",
+          subjectId: id,
+          data: { name: row.name, state: row.state },
+        });
+        return true;
+      });
+    },
+
+    async setHold(id, { from, to, reason }) {
+      return await database.transaction(async (tx) => {
+        const changed = await tx
+          .update(session)
+          .set({ hold: to, version: sql`${session.version} + 1`, updatedAt: sql`now()` })
+          .where(and(mine, eq(session.id, id), eq(session.hold, from)))
+          .returning({ id: session.id });
+        if (changed.length === 0) return false;
+        const type = to === "pause" ? "pauseRequested" : from === "start" ? "started" : "unpaused";
+        await appendEvent(tx, id, type, { by: "api", ...(reason === "" ? {} : { reason }) });
+        return true;
+      });
+    },
+
+    async rotateTickets(id, ticketLifetimeMs) {
+      return await database.transaction(async (tx) => {
+        const made: Partial<Record<Role, NewTicket>> = {};
+        const expiresAt = new Date(Date.now() + ticketLifetimeMs);
+        for (const role of ROLES) {
+          const token = randomBytes(TICKET_TOKEN_BYTES);
+          const changed = await tx
+            .update(ticket)
+            .set({ tokenHash: sha256(token), expiresAt: lifetime(ticketLifetimeMs) })
+            .where(
+              and(
+                eq(ticket.sessionId, id),
+                eq(ticket.role, role),
+                sql`${ticket.usedAt} is null`,
+                sql`exists (select from ${session} where ${session.id} = ${ticket.sessionId}
+                  and ${session.projectId} = ${projectId})`,
+              ),
+            )
+            .returning({ role: ticket.role });
+          if (changed.length > 0) made[role] = { token, expiresAt };
+        }
+        const roles = Object.keys(made);
+        if (roles.length > 0) {
+          await appendEvent(tx, id, "ticketsRotated", { by: "api", roles: roles.join(",") });
+        }
+        return made;
+      });
+    },
+
+    async reopen(id, reason) {
+      return await database.transaction(async (tx) => {
+        const changed = await tx
+          .update(session)
+          .set({
+            state: "postcopy",
+            reasonCode: "",
+            reasonMessage: "",
+            endedAt: null,
+            version: sql`${session.version} + 1`,
+            updatedAt: sql`now()`,
+          })
+          .where(
+            and(
+              mine,
+              eq(session.id, id),
+              eq(session.state, "failed"),
+              eq(session.owner, "leecher"),
+            ),
+          )
+          .returning({ id: session.id });
+        if (changed.length === 0) return false;
+        const data = { by: "api", ...(reason === "" ? {} : { reason }) };
+        await appendEvent(tx, id, "recoverRequested", data);
+        return true;
+      });
+    },
+
+    async setChecks(id, checks) {
+      await database.transaction(async (tx) => {
+        await tx
+          .update(session)
+          .set({ checks: [...checks], checkedAt: sql`now()` })
+          .where(and(mine, eq(session.id, id)));
+        const worst = ["error", "warning", "info", "ok"].find((severity) =>
+          checks.some((one) => one.severity === severity),
+        );
+        await appendEvent(tx, id, "checked", { by: "api", worst: worst ?? "ok" });
+      });
     },
 
     get,
@@ -148,17 +371,12 @@ export function projectSessions(database: Database, projectId: string): ProjectS
     getMany: async (ids) =>
       ids.length === 0 ? [] : await select(inArray(session.id, [...ids]), ids.length),
 
-    async list({ states, after, limit }) {
-      const where = and(
-        states === undefined ? undefined : inArray(session.state, [...states]),
-        after === undefined
-          ? undefined
-          : or(
-              lt(session.createdAt, after.createdAt),
-              and(eq(session.createdAt, after.createdAt), lt(session.id, after.id)),
-            ),
+    async list({ after, limit, ...filter }) {
+      return await select(
+        and(matching(filter), positioned(filter.sort, after)),
+        limit,
+        filter.sort,
       );
-      return await select(where, limit);
     },
 
     async events(id, afterSeq, limit) {
@@ -179,6 +397,114 @@ export function projectSessions(database: Database, projectId: string): ProjectS
       );
     },
   };
+}
+
+/** For one more session in a transaction; the caller has seen to it that there is room, and tells of it. */
+export async function insertSession(
+  tx: Orm,
+  projectId: string,
+  options: NewSession,
+): Promise<CreatedRow> {
+  const id = toHex(randomBytes(SESSION_ID_BYTES));
+  const { name, labels, mode, limits, policy = {}, createdBy, ticketLifetimeMs } = options;
+  const expiresAt = new Date(Date.now() + ticketLifetimeMs);
+  const newTicket = (): NewTicket => ({ token: randomBytes(TICKET_TOKEN_BYTES), expiresAt });
+  const tickets = { seeder: newTicket(), leecher: newTicket() };
+  await tx.insert(session).values({
+    id,
+    projectId,
+    name,
+    labels: { ...labels },
+    mode,
+    limits,
+    policy,
+    hold: policy.startPaused === true ? "start" : "",
+    migrationId: options.migrationId ?? null,
+    seederPeerId: options.seederPeerId ?? null,
+    leecherPeerId: options.leecherPeerId ?? null,
+    createdBy,
+  });
+  await tx.insert(ticket).values(
+    ROLES.map((role) => ({
+      sessionId: id,
+      role,
+      tokenHash: sha256(tickets[role].token),
+      expiresAt: lifetime(ticketLifetimeMs),
+    })),
+  );
+  return { id, tickets };
+}
+
+export function sessionCreated(
+  projectId: string,
+  id: string,
+  { name, migrationId, createdBy }: NewSession,
+): NewProjectEvent {
+  const data = { name, by: createdBy, ...(migrationId === undefined ? {} : { migrationId }) };
+  return { projectId, type: "session.created", subjectKind: "session", subjectId: id, data };
+}
+
+/** By the database's clock, which is also the one that decides when it is over. */
+const lifetime = (ms: number) => sql`now() + ${ms}::int * interval '1 millisecond'`;
+
+function pick(from: Readonly<Record<string, unknown>>, names: readonly string[]) {
+  return Object.fromEntries(names.map((name) => [name, from[name]]));
+}
+
+function matching(filter: SessionFilter): SQL | undefined {
+  const { states, labels, peerId, since, migrationId, text } = filter;
+  return and(
+    states === undefined ? undefined : inArray(session.state, [...states]),
+    labels === undefined ? undefined : sql`${session.labels} @> ${JSON.stringify(labels)}::jsonb`,
+    peerId === undefined
+      ? undefined
+      : or(eq(session.seederPeerId, peerId), eq(session.leecherPeerId, peerId)),
+    since === undefined ? undefined : gte(session.createdAt, since),
+    migrationId === undefined ? undefined : eq(session.migrationId, migrationId),
+    text === undefined ? undefined : containing(text),
+  );
+}
+
+function containing(text: string): SQL | undefined {
+  const escaped = text.replaceAll(/[\\%_]/g, (sign) => `\\${sign}`);
+  const within = `%${escaped}%`;
+  return or(
+    ilike(session.name, within),
+    ilike(session.regionName, within),
+    sql`${session.seeder}->>'host' ilike ${within}`,
+    sql`${session.leecher}->>'host' ilike ${within}`,
+    sql`exists (select from jsonb_each_text(${session.labels}) as label where label.value ilike ${within})`,
+    sql`replace(${session.id}::text, '-', '') like ${`${escaped.toLowerCase()}%`}`,
+  );
+}
+
+function positioned(
+  sort: SessionSort = "-createdAt",
+  after: SessionPosition | undefined,
+): SQL | undefined {
+  if (after === undefined) return undefined;
+  const past = sort === "createdAt" ? gt : lt;
+  return or(
+    past(session.createdAt, after.createdAt),
+    and(eq(session.createdAt, after.createdAt), past(session.id, after.id)),
+  );
+}
+
+/** Sessions whose deadline has passed, each once: whoever asks is to act. At most `limit`, the oldest first. */
+export async function sessionsPastDeadline(
+  database: Database,
+  limit: number,
+): Promise<readonly { readonly id: string; readonly policy: SessionPolicy }[]> {
+  return await database.run((orm) =>
+    orm
+      .update(session)
+      .set({ deadlineAt: null })
+      .where(
+        sql`${session.id} in (select s.id from ${session} s where s.deadline_at <= now()
+          order by s.deadline_at limit ${limit} for update skip locked)`,
+      )
+      .returning({ id: session.id, policy: session.policy }),
+  );
 }
 
 /** Sessions by state, over all projects, for a gauge. */

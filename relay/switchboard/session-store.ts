@@ -24,6 +24,8 @@ export interface JoinedSession {
   readonly state: SessionState;
   /** A store without projects has none. */
   readonly bounds?: SessionBounds;
+  /** Somebody asked that no chunks are sent for now. */
+  readonly held?: boolean;
 }
 
 export interface CommitOutcome {
@@ -65,6 +67,8 @@ export interface SessionStore {
   /** Compare-and-set: the leecher becomes the owner if the seeder is and the session is not cancelled. */
   commit(sessionId: Uint8Array, epoch: number): Promise<CommitOutcome>;
   owner(sessionId: Uint8Array): Promise<CommitOutcome>;
+  /** Whether no chunks are to be sent at the moment; a store without that question never holds any. */
+  isHeld?(sessionId: Uint8Array): Promise<boolean>;
   describe(sessionId: Uint8Array, role: Role, describe: DescribeFrame): Promise<void>;
   /**
    * Records a phase as an event and as the session's state. States of an ended session do not change,

@@ -267,7 +267,7 @@ export function databaseSuite(
         "precopy",
         "joined",
         "committed",
-        "postcopy",
+        "resumed",
         "done",
       ]);
     });
