@@ -3,12 +3,12 @@
  *
  * @module
  */
-import { createRequire } from "node:module";
 import path from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { fileURLToPath } from "node:url";
 
 import type { Expectation, Verdict } from "./auditor.ts";
+import { denoBinary, denoRelayFlags } from "./deno-relay.ts";
 import { DemoError } from "./errors.ts";
 import type { DemoOptions } from "./options.ts";
 import { number, text, type Crew, type Message, type Program } from "./program.ts";
@@ -36,6 +36,7 @@ const ROWS_PER_SECOND_STAYING = 20;
 const Rank = { helper: 0, peer: 1, relay: 2 } as const;
 
 const MEMFERRY = fileURLToPath(new URL("../main.ts", import.meta.url));
+const ROOT = fileURLToPath(new URL("../..", import.meta.url));
 const RELAY = fileURLToPath(new URL("../../relay/main.ts", import.meta.url));
 /** node:sqlite calls itself experimental in every process; the user cannot do anything about it. */
 const NODE_FLAGS = ["--disable-warning=ExperimentalWarning"];
@@ -205,9 +206,7 @@ async function startRelay({ options, crew, scratch }: Stage): Promise<Program> {
   const args = ["--listen", "127.0.0.1:0", "--dashboard", "127.0.0.1:0", "--json"];
   args.push("--data", await scratch.folder("relay"));
   const [command, ...first] =
-    options.relayRuntime === "deno"
-      ? [denoBinary(), "run", "--allow-all", "--no-prompt", "--unstable-net", RELAY]
-      : [process.execPath, MEMFERRY, "relay"];
+    options.relayRuntime === "deno" ? relayOnDeno(scratch) : [process.execPath, MEMFERRY, "relay"];
   return crew.start({
     name: "the relay",
     command: command ?? "",
@@ -383,10 +382,10 @@ function environment(scratch: Scratch): Record<string, string | undefined> {
 }
 
 /** The file itself: a link or a wrapper would be another process, and not the one that we stop. */
-function denoBinary(): string {
+function relayOnDeno(scratch: Scratch): string[] {
   try {
-    const manifest = createRequire(import.meta.url).resolve("deno/package.json");
-    return path.join(path.dirname(manifest), "deno");
+    const flags = denoRelayFlags({ root: ROOT, writable: [scratch.path] });
+    return [denoBinary(), ...flags, RELAY];
   } catch (cause) {
     throw new DemoError("Deno is not installed: run npm ci, or leave --relay-runtime away", {
       cause,

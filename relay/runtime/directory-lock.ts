@@ -2,17 +2,23 @@
  * Keeps a second relay out of a data directory.
  *
  * A file names the process that has it, by its id and the moment it started, so that one which was killed
- * does not lock its successor out, even if its id was given to somebody else.
+ * does not lock its successor out, even if its id was given to somebody else. Who may not ask after a process, as on
+ * Deno without the right to run programs, asks at a socket that the holder listens at.
  *
  * @module
  */
+import { Buffer } from "node:buffer";
 import { link, readFile, rename, rm, writeFile } from "node:fs/promises";
+import { connect, createServer } from "node:net";
 import { join } from "node:path";
 import process from "node:process";
 
 import { RelayError, systemCode } from "../errors.ts";
 
 const LOCK_FILE = "relay.lock";
+const LOCK_SOCKET = "relay.lock.socket";
+/** What an address of a socket may hold. */
+const SOCKET_PATH_BYTES_MAX = 100;
 const ATTEMPTS = 5;
 
 /** @returns Gives the directory back. @throws RelayError `DATA_DIRECTORY_IN_USE` */
@@ -26,7 +32,9 @@ export async function lockDirectory(directory: string): Promise<() => Promise<vo
       try {
         // Appears whole or not at all, and only if nothing is there.
         await link(draft, path);
+        const silence = await answerAt(join(directory, LOCK_SOCKET));
         return async () => {
+          await silence();
           if ((await readFile(path, "utf8").catch(() => "")) === mine)
             await rm(path, { force: true });
         };
@@ -36,7 +44,7 @@ export async function lockDirectory(directory: string): Promise<() => Promise<vo
       const text = await readFile(path, "utf8").catch(() => "");
       if (text === "") continue;
       const [pid = "", start = ""] = text.trim().split(" ");
-      if (await isRunning(Number(pid), start)) {
+      if (await isRunning(directory, Number(pid), start)) {
         throw new RelayError(
           "DATA_DIRECTORY_IN_USE",
           `${directory} is in use by another relay, process ${pid}: stop it, or give --data another directory`,
@@ -62,16 +70,18 @@ export async function lockDirectory(directory: string): Promise<() => Promise<vo
 export async function holderOf(directory: string): Promise<number | undefined> {
   const text = await readFile(join(directory, LOCK_FILE), "utf8").catch(() => "");
   const [pid = "", start = ""] = text.trim().split(" ");
-  return text !== "" && (await isRunning(Number(pid), start)) ? Number(pid) : undefined;
+  return text !== "" && (await isRunning(directory, Number(pid), start)) ? Number(pid) : undefined;
 }
 
-async function isRunning(pid: number, start: string): Promise<boolean> {
+async function isRunning(directory: string, pid: number, start: string): Promise<boolean> {
   if (!Number.isSafeInteger(pid) || pid <= 0) return false;
   try {
     process.kill(pid, 0);
   } catch (error) {
-    // Somebody else's process is one we may not signal.
-    if (systemCode(error) !== "EPERM") return false;
+    const code = systemCode(error);
+    if (code === "ESRCH") return false;
+    // Somebody else's process is one we may not signal, but we are told that it is there.
+    if (code !== "EPERM") return await isAnswered(join(directory, LOCK_SOCKET));
   }
   const now = await startOf(pid);
   return now === "?" || start === "?" || start === "" ? pid !== process.pid : now === start;
@@ -86,4 +96,34 @@ async function startOf(pid: number): Promise<string> {
   } catch {
     return "?";
   }
+}
+
+/** Listens for those who ask whether this process is there. @returns Stops it. */
+async function answerAt(path: string): Promise<() => Promise<void>> {
+  // Too long a path has no socket; those who need it then take the directory for held, which loses nothing.
+  if (Buffer.byteLength(path) > SOCKET_PATH_BYTES_MAX) return async () => {};
+  await rm(path, { force: true });
+  const server = createServer((socket) => socket.on("error", () => {}).destroy());
+  await new Promise<void>((resolve, reject) => {
+    server.once("error", reject);
+    server.listen(path, resolve);
+  });
+  server.unref();
+  return () =>
+    new Promise((resolve) => {
+      server.close(() => resolve());
+    });
+}
+
+async function isAnswered(path: string): Promise<boolean> {
+  if (Buffer.byteLength(path) > SOCKET_PATH_BYTES_MAX) return true;
+  return await new Promise((resolve) => {
+    const socket = connect(path);
+    const answer = (is: boolean) => (): void => {
+      socket.destroy();
+      resolve(is);
+    };
+    socket.once("connect", answer(true));
+    socket.once("error", answer(false));
+  });
 }

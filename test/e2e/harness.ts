@@ -16,17 +16,18 @@
 import { execFileSync, spawnSync } from "node:child_process";
 import { readFileSync, readdirSync } from "node:fs";
 import { mkdir, mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
-import { createRequire } from "node:module";
 import { tmpdir } from "node:os";
 import path from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { fileURLToPath } from "node:url";
 
+import { denoBinary, denoRelayFlags } from "../../peer/demo/deno-relay.ts";
 import { decodeTicket, encodeTicket } from "../../relay/protocol/ticket.ts";
 import { isRoot } from "../support/programs.mjs";
 import { type Message, Program } from "./program.ts";
 
 const MEMFERRY = fileURLToPath(new URL("../../peer/main.ts", import.meta.url));
+const ROOT = fileURLToPath(new URL("../..", import.meta.url));
 const RELAY = fileURLToPath(new URL("../../relay/main.ts", import.meta.url));
 const COMMAND_MS = 60_000;
 const UNMOUNT_MS = 10_000;
@@ -139,7 +140,7 @@ export class Stage implements AsyncDisposable {
     const [command = "", ...first] = [
       ...(options.within ?? []),
       ...(options.runtime === "deno"
-        ? [denoBinary(), "run", "--allow-all", "--no-prompt", "--unstable-net"]
+        ? [denoBinary(), ...denoRelayFlags({ root: ROOT, writable: [this.path] })]
         : [process.execPath]),
     ];
     const program = this.start({
@@ -300,12 +301,6 @@ export async function eventually(condition: () => boolean, deadlineMs = 10_000):
     if (performance.now() > until) throw new Error(`not so within ${deadlineMs} ms`);
     await sleep(20);
   }
-}
-
-/** The file itself: a link or a wrapper would be another process, and not the one that is stopped. */
-export function denoBinary(): string {
-  const manifest = createRequire(import.meta.url).resolve("deno/package.json");
-  return path.join(path.dirname(manifest), "deno");
 }
 
 function mountPoints(): string[] {

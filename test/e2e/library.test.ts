@@ -5,7 +5,8 @@ import { fileURLToPath } from "node:url";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { requireFuse, requireUffd, skipUnless } from "../support/requires.ts";
 import { makeFile, sameContent } from "./files.ts";
-import { denoBinary, number, Stage, text } from "./harness.ts";
+import { denoBinary } from "../../peer/demo/deno-relay.ts";
+import { number, Stage, text } from "./harness.ts";
 import { Pages } from "./library/say.ts";
 import type { Message, Program } from "./program.ts";
 

@@ -7,7 +7,8 @@ import path from "node:path";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { findProgram } from "../support/programs.mjs";
 import { requireFuse, requireUffd, skipUnless } from "../support/requires.ts";
-import { denoBinary, eventually, Stage } from "./harness.ts";
+import { denoBinary } from "../../peer/demo/deno-relay.ts";
+import { eventually, Stage } from "./harness.ts";
 import type { Program } from "./program.ts";
 
 const ROOT = path.join(import.meta.dirname, "../..");

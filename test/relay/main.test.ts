@@ -8,12 +8,10 @@ import { fileURLToPath } from "node:url";
 
 import { afterEach, beforeEach, expect, test } from "vitest";
 
+import { denoRelayFlags } from "../../peer/demo/deno-relay.ts";
+
 const main = fileURLToPath(new URL("../../relay/main.ts", import.meta.url));
-/** The relay is started by what runs the test. */
-const command =
-  "Deno" in globalThis
-    ? [process.execPath, "run", "--allow-all", "--unstable-net"]
-    : [process.execPath];
+const root = fileURLToPath(new URL("../..", import.meta.url));
 
 let directory: string;
 const children = new Set<ChildProcess>();
@@ -34,8 +32,9 @@ interface Run {
 }
 
 function start(...args: string[]): Run {
-  const [program = "", ...before] = command;
-  const child = spawn(program, [...before, main, ...args], {
+  // By what runs the test.
+  const before = "Deno" in globalThis ? denoRelayFlags({ root, writable: [directory] }) : [];
+  const child = spawn(process.execPath, [...before, main, ...args], {
     env: { ...process.env, XDG_CONFIG_HOME: join(directory, "config"), DATABASE_URL: "" },
     stdio: ["ignore", "pipe", "pipe"],
   });
