@@ -27,6 +27,8 @@ import { remoteAddressOf, type AppEnv } from "./api/env.ts";
 import { idempotency } from "./api/idempotency.ts";
 import { problemResponse, statusOf, toRelayError } from "./api/errors.ts";
 import { versionSchema } from "./api/schemas.ts";
+import { refuseWhileDraining, relayRoutes, type ThisRelay } from "./api/relays.ts";
+import { webhookRoutes, type WebhookRoutesOptions } from "./api/webhooks.ts";
 import {
   refuseInvalid,
   sessionRoutes,
@@ -72,6 +74,9 @@ export interface AppDependencies {
   readonly vouch: (nonce: Uint8Array) => SignedCertificates;
   /** Undefined if address discovery is off. */
   readonly discovery?: OpenDiscovery | undefined;
+  /** This relay among those of its database. */
+  readonly relay: ThisRelay;
+  readonly webhooks: Omit<WebhookRoutesOptions, "database">;
   /** Aborted when the relay begins to go down: event streams end, `/readyz` says so. */
   readonly signal: AbortSignal;
   /** Milliseconds, monotone. */
@@ -145,8 +150,14 @@ export function createApp(dependencies: AppDependencies): App {
   const auth = authenticate({ apiKeys, limits, clock });
   const requests = createIdempotentRequests(database);
   app.use("/v1/*", auth, jsonOnly, idempotency({ requests, log }));
+  const isDraining = (): boolean => signal.aborted || dependencies.relay.draining;
+  for (const path of ["/v1/sessions", "/v1/migrations"])
+    app.use(path, refuseWhileDraining(isDraining));
   app.route("/v1", sessionRoutes({ ...dependencies, changes, limits, streams }));
   app.route("/v1", limitRoutes({ ...dependencies, limits, streams }));
+
+  app.route("/v1", relayRoutes({ database, relay: dependencies.relay }));
+  app.route("/v1", webhookRoutes({ database, ...dependencies.webhooks }));
 
   app.openAPIRegistry.registerComponent("securitySchemes", "apiKey", {
     type: "http",
@@ -202,7 +213,7 @@ export function createApp(dependencies: AppDependencies): App {
   app.get("/livez", (c) => c.text("ok\n"));
 
   app.get("/readyz", async (c) => {
-    if (signal.aborted) throw new RelayError("RELAY_DRAINING", "the relay is going down");
+    if (isDraining()) throw new RelayError("RELAY_DRAINING", "the relay takes no new sessions");
     await database.ping();
     return c.text("ok\n");
   });

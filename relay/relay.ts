@@ -3,14 +3,12 @@
  *
  * @module
  */
-import { randomBytes } from "node:crypto";
 import { chmod, mkdir, readFile } from "node:fs/promises";
 import { hostname } from "node:os";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 
 import { getRequestListener } from "@hono/node-server";
-import { eq, lt, sql } from "drizzle-orm";
 
 import { fromHex } from "./db/hex.ts";
 import { toHex } from "./protocol/bytes.ts";
@@ -24,11 +22,14 @@ import type { Address, RelayConfig } from "./config.ts";
 import { createApiKeys, DEFAULT_PROJECT, type ApiKeys } from "./db/api-keys.ts";
 import { openDatabase, type Database } from "./db/database.ts";
 import { createIdempotentRequests } from "./db/idempotent-requests.ts";
-import { API_SCOPES, relayInstance } from "./db/schema.ts";
+import { API_SCOPES } from "./db/schema.ts";
 import { projectShares, spentProjects } from "./db/project-limits.ts";
 import { createSessionStore, type DatabaseSessionStore } from "./db/session-store.ts";
 import { abandonedSessions } from "./db/sessions.ts";
 import { RelayError, systemCode } from "./errors.ts";
+import { RelayNode } from "./relay-node.ts";
+import { checkSealedSecrets } from "./webhooks/check-secrets.ts";
+import { Deliverer } from "./webhooks/deliverer.ts";
 import { relayLimits, type RelayLimits } from "./limits.ts";
 import type { Log } from "./log.ts";
 import { NodeBounds } from "./node-bounds.ts";
@@ -74,8 +75,6 @@ export interface Relay extends AsyncDisposable {
 const KEY_FILE = "relay-key";
 const DATABASE_FOLDER = "database";
 const CARE_INTERVAL_MS = 30_000;
-/** A relay that was not heard of for this long is forgotten. */
-const INSTANCE_GONE = sql`now() - interval '1 hour'`;
 const ABANDONED_PER_ROUND = 500;
 /** What one part of the relay may take to close: a database that stands still must not keep it from leaving. */
 const CLOSE_STEP_MS = 10_000;
@@ -99,7 +98,8 @@ export async function startRelay(
   const unwind = async (): Promise<void> => {
     for (let step = undo.pop(); step !== undefined; step = undo.pop()) {
       try {
-        await inTime(step());
+        // Peers that leave have a time of their own.
+        await inTime(step(), CLOSE_STEP_MS + config.drainWaitMs);
       } catch (error) {
         log("warn", "a part of the relay did not close", { reason: messageOf(error) });
       }
@@ -113,10 +113,10 @@ export async function startRelay(
   }
 }
 
-async function inTime(work: Promise<void> | void): Promise<void> {
+async function inTime(work: Promise<void> | void, ms: number): Promise<void> {
   let timer;
   const late = new Promise<never>((_resolve, reject) => {
-    timer = setTimeout(() => reject(new Error("it takes too long")), CLOSE_STEP_MS);
+    timer = setTimeout(() => reject(new Error("it takes too long")), ms);
   });
   try {
     await Promise.race([work, late]);
@@ -155,8 +155,8 @@ async function start(
   });
   undo.push(() => store.index.settled());
   const apiKeys = createApiKeys(database);
-  // Looked at before anything is open to anybody: a key that cannot be used ends the start.
-  createSecretBox(await loadSecretKey(config.dataDir, config.secretKeyFile));
+  const secrets = createSecretBox(await loadSecretKey(config.dataDir, config.secretKeyFile));
+  await checkSealedSecrets(database, secrets, log, config.secretKeyFile);
   const key = await ensureKey(config.dataDir, apiKeys);
 
   const discovery = await discoveryOrWithout(config, log, metrics);
@@ -181,8 +181,25 @@ async function start(
       onThrottled: throttled,
     },
     onHandshakeFailure: (code) => metrics.countHandshakeFailure(code),
-    onBytes: (from, link, count) => metrics.addBytes(from, link, count),
+    onBytes: (from, link, count) => {
+      bytesRelayed += count;
+      metrics.addBytes(from, link, count);
+    },
+    drainDeadlineMs: config.drainWaitMs,
   });
+  let bytesRelayed = 0;
+  const relay = new RelayNode({
+    database,
+    log,
+    // Known once it listens; the first heartbeat comes after that.
+    url: () => address.url,
+    version,
+    name: config.name,
+    zone: config.zone,
+    sessions: () => switchboard.liveSessionCount,
+    bytesRelayed: () => bytesRelayed,
+  });
+  undo.push(() => relay.stop());
   undo.push(recordUsage(switchboard, store, log));
   undo.push(() => switchboard.close());
 
@@ -222,6 +239,8 @@ async function start(
   });
   const changes = new Changes();
   const app = createApp({
+    relay,
+    webhooks: { secrets, rules: config.webhooks },
     changes,
     limits,
     node,
@@ -261,12 +280,25 @@ async function start(
   undo.push(() => listener.close());
   // While the sockets are still there: peers are told when to come back.
   undo.push(() => switchboard.close());
-  undo.push(() => down.abort());
+  undo.push(() => {
+    relay.goDown();
+    down.abort();
+  });
   keeper.start();
   undo.push(() => keeper.stop());
 
   const url = config.publicUrl ?? urlOf("https", peerHost(config.listen.host), listener.https.port);
   address = { ...address, url };
+  await relay.start();
+  const deliverer = new Deliverer({
+    database,
+    secrets,
+    rules: config.webhooks,
+    version,
+    log,
+  });
+  deliverer.start();
+  undo.push(() => deliverer.stop());
   const dashboardUrl =
     listener.plain === null || config.dashboard === undefined
       ? undefined
@@ -286,8 +318,6 @@ async function start(
       store,
       changes,
       log,
-      url,
-      version,
       switchboard,
       limits,
       shares,
@@ -416,30 +446,20 @@ async function ensureKey(
   return { file, text: key, created: key };
 }
 
-/** Says that this relay is there, and ends sessions that nobody joined. @returns Stops it. */
+/** Ends sessions that nobody joined, and clears away what is over. @returns Stops it. */
 async function takeCare(parts: {
   readonly database: Database;
   readonly store: DatabaseSessionStore;
   readonly switchboard: Switchboard;
   readonly changes: Changes;
   readonly log: Log;
-  readonly url: string;
-  readonly version: string;
   readonly limits: RelayLimits;
   readonly shares: FairShare;
   readonly node: NodeBounds;
 }): Promise<() => Promise<void>> {
-  const { database, store, switchboard, changes, log, url, version, limits, shares, node } = parts;
-  const id = toHex(randomBytes(16));
+  const { database, store, switchboard, changes, log, limits, shares, node } = parts;
   const requests = createIdempotentRequests(database);
   const beat = async (): Promise<void> => {
-    await database.run(async (orm) => {
-      await orm
-        .insert(relayInstance)
-        .values({ id, url, version })
-        .onConflictDoUpdate({ target: relayInstance.id, set: { heartbeatAt: sql`now()` } });
-      await orm.delete(relayInstance).where(lt(relayInstance.heartbeatAt, INSTANCE_GONE));
-    });
     await requests.clear();
     node.setSpent(await spentProjects(database, limits));
     const ofProjects = await projectShares(database, shares.projectIds, limits);
@@ -469,7 +489,6 @@ async function takeCare(parts: {
   return async () => {
     clearInterval(timer);
     await running;
-    await database.run((orm) => orm.delete(relayInstance).where(eq(relayInstance.id, id)));
   };
 }
 

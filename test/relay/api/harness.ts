@@ -13,6 +13,8 @@ import { createLog } from "../../../relay/log.ts";
 import { createMetrics } from "../../../relay/metrics.ts";
 import type { Command } from "../../../relay/protocol/frame.ts";
 import { toHex } from "../../../relay/protocol/bytes.ts";
+import { RelayNode } from "../../../relay/relay-node.ts";
+import { createSecretBox } from "../../../relay/secret-box.ts";
 import { RelayIdentity } from "../../../relay/transport/identity.ts";
 import type { LiveSession } from "../../../relay/switchboard/switchboard.ts";
 
@@ -55,6 +57,7 @@ export interface Harness extends AsyncDisposable {
   readonly apiKeys: ApiKeys;
   readonly switchboard: FakeSwitchboard;
   readonly logged: string[];
+  readonly relay: RelayNode;
   /** Aborting it is the relay going down. */
   readonly down: AbortController;
   /** Seconds that the limits of rate think have passed. */
@@ -74,6 +77,17 @@ export async function startHarness(): Promise<Harness> {
   const down = new AbortController();
   const identity = new RelayIdentity(generateKeyPairSync("ed25519").privateKey);
   let clockMs = 0;
+  const relay = new RelayNode({
+    database,
+    log: () => {},
+    url: () => "https://relay.test:8443",
+    version: "0.0.0-test",
+    name: "test",
+    zone: "",
+    sessions: () => switchboard.sessions.size,
+    bytesRelayed: () => 0,
+  });
+  await relay.start();
   const app = createApp({
     database,
     store,
@@ -92,6 +106,11 @@ export async function startHarness(): Promise<Harness> {
       identity.vouch(nonce, [
         { hash: new Uint8Array(32).fill(0xab), notBeforeMs: 1, notAfterMs: 2 },
       ]),
+    relay,
+    webhooks: {
+      secrets: createSecretBox(new Uint8Array(32)),
+      rules: { allow: [], http: false },
+    },
     discovery: { ports: [3478, 3479], lend: () => new Uint8Array(16).fill(5) },
     signal: down.signal,
     clock: () => clockMs,
@@ -103,6 +122,7 @@ export async function startHarness(): Promise<Harness> {
     apiKeys,
     switchboard,
     logged,
+    relay,
     down,
     advance: (seconds) => (clockMs += seconds * 1000),
     async key(project, scopes = API_SCOPES) {
@@ -125,6 +145,7 @@ export async function startHarness(): Promise<Harness> {
     },
     async [Symbol.asyncDispose]() {
       down.abort();
+      await relay.stop();
       await database.close();
     },
   };
