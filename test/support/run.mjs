@@ -32,6 +32,7 @@ const sets = {
   exports: [
     { name: "exports", command: node, args: ["--project", "exports"], limitMs: 20 * MINUTE_MS },
   ],
+  abuse: [{ name: "abuse", command: node, args: ["--project", "abuse"], limitMs: 20 * MINUTE_MS }],
   nbd: [
     {
       name: "nbd",
