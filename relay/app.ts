@@ -17,7 +17,8 @@ import {
   type SignedCertificates,
 } from "./protocol/relay-certificates.ts";
 import { PROTOCOL_MAJOR, PROTOCOL_MINOR } from "./protocol/version.ts";
-import { authenticate, requireScope } from "./api/auth.ts";
+import { auditRoutes } from "./api/audit.ts";
+import { createAuth, requireScope } from "./api/auth.ts";
 import { CONSOLE_MISSING, type Console } from "./api/console.ts";
 import { Changes } from "./api/changes.ts";
 import { limitRoutes } from "./api/limits.ts";
@@ -27,19 +28,19 @@ import { remoteAddressOf, type AppEnv } from "./api/env.ts";
 import { idempotency } from "./api/idempotency.ts";
 import { problemResponse, statusOf, toRelayError } from "./api/errors.ts";
 import { versionSchema } from "./api/schemas.ts";
+import { keyRoutes } from "./api/keys.ts";
+import { projectRoutes } from "./api/projects.ts";
+import { refuseInvalid } from "./api/refuse-invalid.ts";
 import { refuseWhileDraining, relayRoutes, type ThisRelay } from "./api/relays.ts";
+import { sessionRoutes, type LiveSessions, type RelayAddress } from "./api/sessions.ts";
+import { signInRoutes, whoamiRoutes } from "./api/sign-in.ts";
 import { webhookRoutes, type WebhookRoutesOptions } from "./api/webhooks.ts";
-import {
-  refuseInvalid,
-  sessionRoutes,
-  type LiveSessions,
-  type RelayAddress,
-} from "./api/sessions.ts";
 import type { ApiKeys } from "./db/api-keys.ts";
 import type { Database } from "./db/database.ts";
 import { createIdempotentRequests } from "./db/idempotent-requests.ts";
 import type { DatabaseSessionStore } from "./db/session-store.ts";
 import { countByState } from "./db/sessions.ts";
+import { createSignIns } from "./db/sign-ins.ts";
 import { RelayError } from "./errors.ts";
 import { RELAY_LIMITS, relayLimits, type RelayLimits } from "./limits.ts";
 import type { NodeBounds } from "./node-bounds.ts";
@@ -147,12 +148,19 @@ export function createApp(dependencies: AppDependencies): App {
 
   // Before the key is asked for: whoever looks at its network may have none yet.
   app.route("/v1", discoveryRoutes({ discovery: dependencies.discovery, clock }));
-  const auth = authenticate({ apiKeys, limits, clock });
-  const requests = createIdempotentRequests(database);
-  app.use("/v1/*", auth, jsonOnly, idempotency({ requests, log }));
+  const signIns = createSignIns(database);
+  const auth = createAuth({ apiKeys, signIns, limits, clock });
+  app.use("/v1/*", jsonOnly);
+  app.route("/v1", signInRoutes({ database, signIns, auth }));
+  const requests = createIdempotentRequests(database, limits);
+  app.use("/v1/*", auth.authenticate, idempotency({ requests, log }));
   const isDraining = (): boolean => signal.aborted || dependencies.relay.draining;
   for (const path of ["/v1/sessions", "/v1/migrations"])
     app.use(path, refuseWhileDraining(isDraining));
+  app.route("/v1", whoamiRoutes({ database, signIns }));
+  app.route("/v1", projectRoutes({ database, limits }));
+  app.route("/v1", keyRoutes({ database, limits }));
+  app.route("/v1", auditRoutes({ database }));
   app.route("/v1", sessionRoutes({ ...dependencies, changes, limits, streams }));
   app.route("/v1", limitRoutes({ ...dependencies, limits, streams }));
 
@@ -224,7 +232,7 @@ export function createApp(dependencies: AppDependencies): App {
     const address = remoteAddressOf(c);
     const local = address === "::1" || address.startsWith("127.");
     if (local && forwarded === undefined) return await next();
-    return await auth(c, () => requireScope("admin")(c, next).then(() => {}));
+    return await auth.authenticate(c, () => requireScope("admin")(c, next).then(() => {}));
   });
 
   app.get("/metrics", localOrAdmin, async (c) => {

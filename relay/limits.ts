@@ -87,6 +87,13 @@ export const RELAY_LIMITS = {
   requests: limit("key", "relay", "requests/s", 100, "The database: loops gone wild."),
   requestBurst: limit("key", "relay", "requests", 300, "The same, at once."),
   eventStreamsPerKey: limit("key", "relay", "streams", 20, "Memory: every stream has a queue."),
+  idempotentRequests: limit(
+    "key",
+    "relay",
+    "requests/day",
+    10_000,
+    "The database: answers that are kept for an `Idempotency-Key`.",
+  ),
   sessions: limit(
     "project",
     "project",
@@ -144,6 +151,7 @@ export const RELAY_LIMITS = {
     "Memory: what a session's streams hold for a peer that does not read.",
     { least: MIB },
   ),
+  projects: limit("node", "relay", "projects", 10_000, "The database: projects of all its relays."),
   connections: limit("node", "relay", "connections", 10_000, "File descriptors and memory."),
   handshakes: limit(
     "node",

@@ -26,6 +26,7 @@ import { API_SCOPES } from "./db/schema.ts";
 import { projectShares, spentProjects } from "./db/project-limits.ts";
 import { createSessionStore, type DatabaseSessionStore } from "./db/session-store.ts";
 import { abandonedSessions } from "./db/sessions.ts";
+import { createSignIns } from "./db/sign-ins.ts";
 import { RelayError, systemCode } from "./errors.ts";
 import { RelayNode } from "./relay-node.ts";
 import { checkSealedSecrets } from "./webhooks/check-secrets.ts";
@@ -437,10 +438,11 @@ async function ensureKey(
   const file = join(dataDir, KEY_FILE);
   const projectId = await apiKeys.project(DEFAULT_PROJECT);
   const kept = (await readFile(file, "utf8").catch(() => "")).trim();
-  if (kept !== "" && (await apiKeys.authenticate(kept)) !== undefined) {
-    return { file, text: kept, created: undefined };
+  const holder = kept === "" ? undefined : await apiKeys.authenticate(kept);
+  const text = holder === undefined ? undefined : kept;
+  if (holder?.scopes.includes("operator") === true || (await apiKeys.hasOperatorKey())) {
+    return { file, text, created: undefined };
   }
-  if (await apiKeys.hasFullKey(projectId)) return { file, text: undefined, created: undefined };
   const { key } = await apiKeys.create({ projectId, name: "first", scopes: API_SCOPES });
   await writeWhole(file, `${key}\n`);
   return { file, text: key, created: key };
@@ -458,12 +460,14 @@ async function takeCare(parts: {
   readonly node: NodeBounds;
 }): Promise<() => Promise<void>> {
   const { database, store, switchboard, changes, log, limits, shares, node } = parts;
-  const requests = createIdempotentRequests(database);
+  const requests = createIdempotentRequests(database, limits);
+  const signIns = createSignIns(database);
   const beat = async (): Promise<void> => {
     await requests.clear();
     node.setSpent(await spentProjects(database, limits));
     const ofProjects = await projectShares(database, shares.projectIds, limits);
     for (const [projectId, share] of ofProjects) shares.configure(projectId, share);
+    await signIns.clear();
     for (const sessionId of await abandonedSessions(database, ABANDONED_PER_ROUND)) {
       const change = {
         by: "relay",

@@ -8,12 +8,15 @@ import type { IncomingMessage } from "node:http";
 import type { Context } from "hono";
 
 import type { Principal } from "../db/api-keys.ts";
+import type { SignIn } from "../db/sign-ins.ts";
 
 /** What a request was let in by. */
 export interface Credential {
-  readonly kind: "key";
+  readonly kind: "key" | "cookie";
   /** As it came; neither logged nor stored. */
   readonly secret: string;
+  /** Of a cookie. */
+  readonly signIn?: SignIn;
 }
 
 export interface AppEnv {
@@ -27,6 +30,8 @@ export interface AppEnv {
     principal: Principal;
     /** Set by `authenticate`. */
     credential: Credential;
+    /** Whether it would still be let in; for answers that go on for long. Set by `authenticate`. */
+    stillAllowed: () => Promise<boolean>;
   };
 }
 
@@ -36,4 +41,12 @@ export function remoteAddressOf(c: Context<AppEnv>): string {
   const bindings: AppEnv["Bindings"] | undefined = c.env;
   const address = bindings?.incoming?.socket.remoteAddress ?? "unknown";
   return address.replace(/^::ffff:(?=\d+\.)/i, "");
+}
+
+/** Whether it came over TLS, also if a proxy on this host took that off. */
+export function isSecure(c: Context<AppEnv>): boolean {
+  const bindings: AppEnv["Bindings"] | undefined = c.env;
+  const socket = bindings?.incoming?.socket;
+  if (socket !== undefined && "encrypted" in socket && socket.encrypted === true) return true;
+  return c.req.header("x-forwarded-proto") === "https";
 }

@@ -27,11 +27,15 @@ export function statusOf(code: RelayErrorCode): ContentfulStatusCode {
       return 400;
     case "UNAUTHENTICATED":
       return 401;
+    case "CROSS_SITE_REQUEST":
     case "SCOPE_MISSING":
       return 403;
     case "NOT_FOUND":
       return 404;
     case "IDEMPOTENCY_KEY_IN_USE":
+    case "LAST_FULL_KEY":
+    case "NAME_TAKEN":
+    case "PROJECT_IN_USE":
     case "STATE_CONFLICT":
       return 409;
     case "LENGTH_REQUIRED":

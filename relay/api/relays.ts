@@ -25,7 +25,7 @@ import {
 } from "./route-parts.ts";
 import { hexIdSchema } from "./schemas/common.ts";
 import { relayNodeSchema, relayPageSchema, type RelayNodeBody } from "./schemas/operations.ts";
-import { refuseInvalid } from "./sessions.ts";
+import { refuseInvalid } from "./refuse-invalid.ts";
 
 /** What the API asks of the relay that answers. */
 export type ThisRelay = Pick<RelayNode, "id" | "draining" | "look">;

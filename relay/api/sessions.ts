@@ -8,7 +8,6 @@ import type { Context } from "hono";
 
 import { toBase64Url, toHex } from "../protocol/bytes.ts";
 import { HASH_BYTES } from "../protocol/frame.ts";
-import type { ApiKeys } from "../db/api-keys.ts";
 import type { Database } from "../db/database.ts";
 import { fromHex } from "../db/hex.ts";
 import { INDEX_CHUNKS_MAX, TICKET_LIFETIME_MS } from "../db/limits.ts";
@@ -27,6 +26,7 @@ import { requireScope } from "./auth.ts";
 import type { Changes } from "./changes.ts";
 import type { AppEnv } from "./env.ts";
 import { eventStream } from "./event-stream.ts";
+import { invalidRequest, refuseInvalid } from "./refuse-invalid.ts";
 import {
   numberCursor,
   numberOf,
@@ -77,7 +77,6 @@ export interface RelayAddress {
 export interface SessionRoutesOptions {
   readonly database: Database;
   readonly store: DatabaseSessionStore;
-  readonly apiKeys: ApiKeys;
   readonly switchboard: LiveSessions;
   readonly changes: Changes;
   readonly limits: RelayLimits;
@@ -201,7 +200,7 @@ const ACTION_SUMMARIES: Readonly<Record<SessionAction, string>> = {
 };
 
 export function sessionRoutes(options: SessionRoutesOptions): OpenAPIHono<AppEnv> {
-  const { database, store, apiKeys, switchboard, changes } = options;
+  const { database, store, switchboard, changes } = options;
   const app = new OpenAPIHono<AppEnv>({ defaultHook: refuseInvalid });
   const mine = (c: Context<AppEnv>): ProjectSessions =>
     projectSessions(database, c.get("principal").projectId);
@@ -310,7 +309,7 @@ export function sessionRoutes(options: SessionRoutesOptions): OpenAPIHono<AppEnv
       snapshot: async () => (await sessions.list({ limit: PAGE_LIMIT_MAX })).map(body),
       sessions: async (ids) => (await sessions.getMany(ids)).map(body),
       subscribe: (listener) => changes.subscribe(listener),
-      stillAllowed: () => apiKeys.isValid(keyId),
+      stillAllowed: c.get("stillAllowed"),
       signal: options.signal,
       onEnd: release,
     });
@@ -424,22 +423,6 @@ export function sessionRoutes(options: SessionRoutesOptions): OpenAPIHono<AppEnv
   }
 
   return app;
-}
-
-/** For the `defaultHook` of a router. */
-export function refuseInvalid(result: { success: boolean; error?: unknown }): void {
-  if (!result.success) throw invalidRequest(result.error);
-}
-
-function invalidRequest(error: unknown): RelayError {
-  const issues =
-    error instanceof z.ZodError
-      ? error.issues.slice(0, 20).map(({ path, message }) => ({ path: path.join("."), message }))
-      : [];
-  const [first] = issues;
-  const detail =
-    first === undefined ? "the request is invalid" : `${first.path || "request"}: ${first.message}`;
-  return new RelayError("REQUEST_INVALID", detail, { details: { issues } });
 }
 
 async function actionBody(c: Context<AppEnv>): Promise<z.infer<typeof actionBodySchema>> {

@@ -52,7 +52,7 @@ import {
   type DeliveryBody,
   type WebhookBody,
 } from "./schemas/operations.ts";
-import { refuseInvalid } from "./sessions.ts";
+import { refuseInvalid } from "./refuse-invalid.ts";
 
 export interface WebhookRoutesOptions {
   readonly database: Database;

@@ -1,5 +1,7 @@
 /**
- * Projects and the keys that open them.
+ * The keys that open a project: how one is made, and whose it is.
+ *
+ * What a project's holder may do with its keys is in project-keys.ts.
  *
  * @module
  */
@@ -10,7 +12,7 @@ import { and, eq, isNull, sql } from "drizzle-orm";
 
 import { toBase64Url, toHex } from "../protocol/bytes.ts";
 import type { Database } from "./database.ts";
-import { API_SCOPES, apiKey, project, type ApiScope } from "./schema.ts";
+import { apiKey, project, type ApiScope } from "./schema.ts";
 import { sha256 } from "./session-store.ts";
 
 const SECRET_BYTES = 32;
@@ -33,7 +35,7 @@ export interface Principal {
 export interface ApiKeys {
   /** The holder of a key that is known, not expired and not revoked. */
   authenticate(key: string): Promise<Principal | undefined>;
-  /** The key itself is in the answer and nowhere else. */
+  /** The relay's own way to a key, at its first start. The key itself is in the answer and nowhere else. */
   create(options: {
     readonly projectId: string;
     readonly name: string;
@@ -45,14 +47,50 @@ export interface ApiKeys {
   isValid(keyId: string): Promise<boolean>;
   /** The project of that name, made if it is not there. */
   project(name: string): Promise<string>;
-  /** Whether the project has a key that is good for everything. */
-  hasFullKey(projectId: string): Promise<boolean>;
+  /** Whether anybody holds a key that is good for the relay itself. */
+  hasOperatorKey(): Promise<boolean>;
 }
 
-const good = and(
+/** Neither revoked nor expired. */
+export const goodKey = and(
   isNull(apiKey.revokedAt),
   sql`(${apiKey.expiresAt} is null or ${apiKey.expiresAt} > now())`,
 );
+
+export const hasScope = (scope: ApiScope) =>
+  sql`${apiKey.scopes} @> ${JSON.stringify([scope])}::jsonb`;
+
+/** @returns The key as its holder gets it, and what is kept of it. */
+export function newApiKey(): {
+  readonly key: string;
+  readonly id: string;
+  readonly prefix: string;
+  readonly secretHash: Uint8Array;
+} {
+  const prefix = toHex(randomBytes(PREFIX_BYTES));
+  const secret = randomBytes(SECRET_BYTES);
+  return {
+    key: `mfk_${prefix}_${toBase64Url(secret)}`,
+    id: toHex(randomBytes(16)),
+    prefix,
+    secretHash: sha256(secret),
+  };
+}
+
+/** Notes that a key was used just now, for `lastUsedAt`. */
+export async function touchKey(database: Database, keyId: string): Promise<void> {
+  await database.run((orm) =>
+    orm
+      .update(apiKey)
+      .set({ lastUsedAt: sql`now()` })
+      .where(
+        and(
+          eq(apiKey.id, keyId),
+          sql`(${apiKey.lastUsedAt} is null or ${apiKey.lastUsedAt} < now() - ${LAST_USED_INTERVAL})`,
+        ),
+      ),
+  );
+}
 
 export function createApiKeys(database: Database): ApiKeys {
   return {
@@ -63,42 +101,30 @@ export function createApiKeys(database: Database): ApiKeys {
         orm
           .select()
           .from(apiKey)
-          .where(and(eq(apiKey.prefix, prefix), good)),
+          .where(and(eq(apiKey.prefix, prefix), goodKey)),
       );
       const given = sha256(Buffer.from(secret, "base64url"));
       // Compared even if there is nothing to compare with, so that a wrong prefix takes as long.
       const same = timingSafeEqual(row?.secretHash ?? new Uint8Array(given.length), given);
       if (row === undefined || !same) return undefined;
-      await database.run((orm) =>
-        orm
-          .update(apiKey)
-          .set({ lastUsedAt: sql`now()` })
-          .where(
-            and(
-              eq(apiKey.id, row.id),
-              sql`(${apiKey.lastUsedAt} is null or ${apiKey.lastUsedAt} < now() - ${LAST_USED_INTERVAL})`,
-            ),
-          ),
-      );
+      await touchKey(database, row.id);
       return { keyId: row.id, projectId: row.projectId, prefix, scopes: row.scopes };
     },
 
     async create({ projectId, name, scopes, expiresAt }) {
-      const keyId = toHex(randomBytes(16));
-      const prefix = toHex(randomBytes(PREFIX_BYTES));
-      const secret = randomBytes(SECRET_BYTES);
+      const { key, id, prefix, secretHash } = newApiKey();
       await database.run((orm) =>
         orm.insert(apiKey).values({
-          id: keyId,
+          id,
           projectId,
           name,
           prefix,
-          secretHash: sha256(secret),
+          secretHash,
           scopes: [...scopes],
           expiresAt: expiresAt ?? null,
         }),
       );
-      return { key: `mfk_${prefix}_${toBase64Url(secret)}`, keyId, prefix };
+      return { key, keyId: id, prefix };
     },
 
     async revoke(keyId) {
@@ -115,7 +141,7 @@ export function createApiKeys(database: Database): ApiKeys {
         orm
           .select({ id: apiKey.id })
           .from(apiKey)
-          .where(and(eq(apiKey.id, keyId), good)),
+          .where(and(eq(apiKey.id, keyId), goodKey)),
       );
       return rows.length > 0;
     },
@@ -132,14 +158,15 @@ export function createApiKeys(database: Database): ApiKeys {
       });
     },
 
-    async hasFullKey(projectId) {
+    async hasOperatorKey() {
       const rows = await database.run((orm) =>
         orm
-          .select({ scopes: apiKey.scopes })
+          .select({ id: apiKey.id })
           .from(apiKey)
-          .where(and(eq(apiKey.projectId, projectId), good)),
+          .where(and(goodKey, hasScope("operator")))
+          .limit(1),
       );
-      return rows.some((row) => API_SCOPES.every((scope) => row.scopes.includes(scope)));
+      return rows.length > 0;
     },
   };
 }

@@ -47,9 +47,13 @@ export async function addAudit(orm: Orm, by: Actor, what: AuditedAction): Promis
 export async function auditBefore(
   database: Database,
   projectId: string,
-  options: { readonly beforeId?: number | undefined; readonly limit: number },
+  options: {
+    readonly beforeId?: number | undefined;
+    readonly action?: string | undefined;
+    readonly limit: number;
+  },
 ): Promise<readonly AuditRow[]> {
-  const { beforeId, limit } = options;
+  const { beforeId, action, limit } = options;
   return await database.run((orm) =>
     orm
       .select()
@@ -58,6 +62,7 @@ export async function auditBefore(
         and(
           eq(audit.projectId, projectId),
           beforeId === undefined ? undefined : lt(audit.id, beforeId),
+          action === undefined ? undefined : eq(audit.action, action),
         ),
       )
       .orderBy(desc(audit.id))

@@ -5,9 +5,8 @@
  */
 import { and, count, eq, isNull, lt, sql } from "drizzle-orm";
 
-import { RelayError } from "../errors.ts";
+import { limitError, type RelayLimits } from "../limits.ts";
 import type { Database } from "./database.ts";
-import { IDEMPOTENT_REQUESTS_PER_KEY_MAX } from "./limits.ts";
 import { idempotentRequest } from "./schema.ts";
 
 /** How long an answer is kept. */
@@ -47,7 +46,10 @@ export interface IdempotentRequests {
   clear(): Promise<number>;
 }
 
-export function createIdempotentRequests(database: Database): IdempotentRequests {
+export function createIdempotentRequests(
+  database: Database,
+  limits: RelayLimits,
+): IdempotentRequests {
   const named = ({ keyId, token }: RequestName) =>
     and(eq(idempotentRequest.keyId, keyId), eq(idempotentRequest.token, token));
   const over = sql`(${idempotentRequest.createdAt} < now() - ${KEPT}
@@ -70,7 +72,7 @@ export function createIdempotentRequests(database: Database): IdempotentRequests
           .from(idempotentRequest)
           .where(eq(idempotentRequest.keyId, keyId));
         const [made] =
-          (kept?.count ?? 0) >= IDEMPOTENT_REQUESTS_PER_KEY_MAX
+          (kept?.count ?? 0) >= limits.idempotentRequests
             ? []
             : await tx
                 .insert(idempotentRequest)
@@ -80,16 +82,11 @@ export function createIdempotentRequests(database: Database): IdempotentRequests
         if (made !== undefined) return { kind: "new", createdAt: made.createdAt };
         const [row] = await tx.select().from(idempotentRequest).where(named(request));
         if (row === undefined) {
-          throw new RelayError(
+          const limit = limits.idempotentRequests;
+          throw limitError(
             "LIMIT_EXCEEDED",
-            `this API key has sent ${IDEMPOTENT_REQUESTS_PER_KEY_MAX} requests with an Idempotency-Key in a day`,
-            {
-              details: {
-                limitName: "idempotentRequests",
-                limit: IDEMPOTENT_REQUESTS_PER_KEY_MAX,
-                retryAfterS: 60,
-              },
-            },
+            { limitName: "idempotentRequests", limit, retryAfterS: 60 },
+            `this API key has sent ${limit} requests with an Idempotency-Key in a day`,
           );
         }
         if (!sameBytes(row.requestHash, requestHash)) return { kind: "otherRequest" };

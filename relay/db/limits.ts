@@ -21,5 +21,11 @@ export const EVENTS_PER_SESSION_MAX = 10_000;
 /** How long a ticket may wait to be used, unless its maker says otherwise. */
 export const TICKET_LIFETIME_MS = 10 * 60 * 1000;
 export const TICKET_LIFETIME_MS_MAX = 24 * 60 * 60 * 1000;
-/** Requests with an `Idempotency-Key` that are remembered for one API key. */
-export const IDEMPOTENT_REQUESTS_PER_KEY_MAX = 10_000;
+/** Keys of a project that were revoked or have expired; the oldest beyond that are forgotten. */
+export const DEAD_API_KEYS_PER_PROJECT_MAX = 200;
+/** How long a key may be good; ten years. */
+export const API_KEY_LIFETIME_MS_MAX = 3_653 * 24 * 60 * 60 * 1000;
+/** How long a cookie is good. */
+export const SIGN_IN_LIFETIME_MS = 12 * 60 * 60 * 1000;
+/** Cookies of one API key; the oldest ends for the next. */
+export const SIGN_INS_PER_KEY_MAX = 20;

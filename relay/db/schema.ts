@@ -176,6 +176,25 @@ export const apiKey = pgTable(
   (table) => [index("api_key_project").on(table.projectId)],
 );
 
+/** Somebody who gave the console an API key, and got a cookie for it. */
+export const signIn = pgTable(
+  "sign_in",
+  {
+    id: hexId("id").primaryKey(),
+    keyId: hexId("key_id")
+      .notNull()
+      .references(() => apiKey.id, { onDelete: "cascade" }),
+    /** SHA-256 of the cookie's 32 random bytes. */
+    tokenHash: bytea("token_hash").notNull().unique(),
+    createdAt: instant("created_at").notNull().defaultNow(),
+    expiresAt: instant("expires_at").notNull(),
+  },
+  (table) => [
+    index("sign_in_key").on(table.keyId, table.createdAt),
+    index("sign_in_expires").on(table.expiresAt),
+  ],
+);
+
 /** Sessions that belong together: the memory and the disks of one virtual machine. */
 export const migration = pgTable(
   "migration",

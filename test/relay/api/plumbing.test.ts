@@ -18,6 +18,7 @@ import {
 } from "../../../relay/api/pages.ts";
 import { createIdempotentRequests } from "../../../relay/db/idempotent-requests.ts";
 import { apiKey, idempotentRequest, session } from "../../../relay/db/schema.ts";
+import { relayLimits } from "../../../relay/limits.ts";
 import { eq, sql } from "drizzle-orm";
 import { startHarness, type Harness } from "./harness.ts";
 
@@ -166,7 +167,7 @@ describe("idempotency()", () => {
   });
 
   test("takes over a request whose relay went away, and forgets answers after a day", async () => {
-    const requests = createIdempotentRequests(harness.database);
+    const requests = createIdempotentRequests(harness.database, relayLimits());
     const request = { keyId, token: newToken(), requestHash: new Uint8Array(32) };
     const age = async (minutes: number) =>
       await harness.database.run((orm) =>

@@ -79,11 +79,11 @@ test("an API key is kept as a hash, and is good until it expires or is revoked",
   await using database = await openDatabase({ memory: true });
   const keys = createApiKeys(database);
   const projectId = await keys.project("default");
-  expect(await keys.hasFullKey(projectId)).toBe(false);
+  expect(await keys.hasOperatorKey()).toBe(false);
   const made = await keys.create({ projectId, name: "k", scopes: API_SCOPES });
   expect(made.key).toMatch(/^mfk_[0-9a-f]{12}_[A-Za-z0-9_-]{43}$/);
   expect(made.key).toContain(made.prefix);
-  expect(await keys.hasFullKey(projectId)).toBe(true);
+  expect(await keys.hasOperatorKey()).toBe(true);
 
   const [row] = await database.query(
     { name: "test_key", text: "select *, secret_hash::text as hash from api_key where id = $1" },
