@@ -59,6 +59,7 @@ export function statusOf(code: RelayErrorCode): ContentfulStatusCode {
     case "CONFIG_INVALID":
     case "DATA_DIRECTORY_IN_USE":
     case "DATA_DIRECTORY_UNUSABLE":
+    case "INDEX_DAMAGED":
     case "INTERNAL":
       return 500;
   }

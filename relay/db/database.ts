@@ -21,6 +21,7 @@ import pg from "pg";
 
 import { messageOf, ProtocolError } from "../protocol/errors.ts";
 import { RelayError, systemCode } from "../errors.ts";
+import { bulkRows, CopyOut, copyText, type BulkRow } from "./bulk.ts";
 import * as schema from "./schema.ts";
 
 /** What both drivers' Drizzle has in common, a transaction included. */
@@ -45,6 +46,10 @@ export interface Database extends AsyncDisposable {
   transaction<T>(work: (orm: Orm) => Promise<T>): Promise<T>;
   /** One prepared statement. */
   readonly query: Query;
+  /**
+   * All rows of a SELECT, their fields as bytes. It has no parameters: the caller puts nothing but numbers into it.
+   */
+  bulk(select: string): Promise<readonly BulkRow[]>;
   /**
    * One prepared statement that somebody's workload waits for. It overtakes everything else on connections of its
    * own, and is soon answered or given up; what was given up may be carried out yet.
@@ -172,6 +177,12 @@ async function openPglite(
     run: (work) => guard(() => work(orm)),
     transaction: (work) => guard(() => orm.transaction((tx) => work(tx)), TRANSACTION_ATTEMPTS),
     query,
+    bulk: (select) =>
+      guard(async () => {
+        const { blob } = await client.query(copyText(select, "'/dev/blob'"));
+        if (blob === undefined) throw new Error("no answer to a COPY");
+        return bulkRows(Buffer.from(await blob.arrayBuffer()));
+      }),
     // One process, one connection: there is nothing to overtake.
     decide: query,
     queryTransaction: (work) =>
@@ -236,6 +247,8 @@ async function openPostgres(url: string, onError: (error: unknown) => void): Pro
         TRANSACTION_ATTEMPTS,
       ),
     query: (statement, values) => guard(() => ask(pool, statement, values)),
+    bulk: (select) =>
+      guard(() => onConnection(pool, (client) => client.query(new CopyOut(select)).finished)),
     decide: (statement, values) => guard(() => ask(deciding, statement, values)),
     queryTransaction: (work) =>
       guard(
@@ -290,6 +303,23 @@ async function inTransaction<T>(
       // No answer: to wait for another one would be in vain.
       broken = error instanceof Error ? error : new Error(String(error));
     }
+    throw error;
+  } finally {
+    client.release(broken);
+  }
+}
+
+/** As above, a connection that gave no answer is not used again. */
+async function onConnection<T>(
+  pool: pg.Pool,
+  work: (client: pg.PoolClient) => Promise<T>,
+): Promise<T> {
+  const client = await pool.connect();
+  let broken = false;
+  try {
+    return await work(client);
+  } catch (error) {
+    broken = sqlState(error) === undefined;
     throw error;
   } finally {
     client.release(broken);

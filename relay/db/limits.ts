@@ -16,6 +16,8 @@ export const INDEX_DELTA_BYTES_FOLD_MIN = 64 * 1024;
 export const INDEX_DELTA_BYTES_MAX = 256 * 1024 * 1024;
 /** Chunks that one call of `read` may ask for. */
 export const INDEX_READ_CHUNKS_MAX = 64 * 1024;
+/** Segments of one statement: half a megabyte of hashes. */
+export const INDEX_SEGMENTS_PER_STATEMENT = 16;
 /** Events of a session; later ones are dropped, except how it ended. */
 export const EVENTS_PER_SESSION_MAX = 10_000;
 /** How long a ticket may wait to be used, unless its maker says otherwise. */

@@ -339,6 +339,10 @@ export const region = pgTable(
     deltaBytes: bigint("delta_bytes", { mode: "number" }).notNull().default(0),
     /** SHA-256 of the last delta: one that is sent again because its answer was lost is not kept twice. */
     deltaDigest: bytea("delta_digest"),
+    /** SHA-256 over the digests of the base's segments in order, when it was swapped in; */
+    baseRoot: bytea("base_root"),
+    /** and how many they were: more may have come since, fewer cannot be. */
+    baseRootSegments: integer("base_root_segments"),
   },
   (table) => [uniqueIndex("region_session").on(table.sessionId)],
 );
@@ -357,6 +361,10 @@ export const regionSegment = pgTable(
     hashes: bytea("hashes").notNull(),
     /** 4 bytes a chunk, little-endian, once deltas were folded in; null if all are of `epoch`. */
     epochs: bytea("epochs"),
+    /** A byte a chunk, how it came: 0 sent, 1 a chunk of zeros, 2 it was at the leecher. Null if all were sent. */
+    marks: bytea("marks"),
+    /** SHA-256 of the columns above, `marks` apart, to be checked on every read. Null in rows of earlier versions. */
+    digest: bytea("digest"),
   },
   (table) => [primaryKey({ columns: [table.regionId, table.gen, table.segment] })],
 );
@@ -373,6 +381,8 @@ export const regionDelta = pgTable(
     lastChunk: bigint("last_chunk", { mode: "number" }).notNull(),
     /** `index u32, epoch u32, hash`, as on the wire. */
     entries: bytea("entries").notNull(),
+    /** SHA-256 of `entries`. Null in rows of earlier versions. */
+    digest: bytea("digest"),
   },
   (table) => [primaryKey({ columns: [table.regionId, table.seq] })],
 );

@@ -8,6 +8,8 @@
 export const RECORDS_WAITING_MAX = 256;
 /** Bytes of a session's chunk index that wait for the database. */
 export const INDEX_BYTES_WAITING_MAX = 4 * 1024 * 1024;
+/** Segments of it that are written at once. */
+export const RECORDS_TOGETHER_MAX = 16;
 /** How long a peer is held back when either is full, before the next reports are dropped. */
 export const RECORD_PATIENCE_MS = 1_000;
 /** Between two attempts to write a phase down, */

@@ -7,7 +7,12 @@
  * @module
  */
 import { messageOf, ProtocolError } from "../protocol/errors.ts";
-import { RECORD_ATTEMPTS_MAX, RECORD_PATIENCE_MS, RECORD_RETRY_MS } from "./limits.ts";
+import {
+  RECORD_ATTEMPTS_MAX,
+  RECORD_PATIENCE_MS,
+  RECORD_RETRY_MS,
+  RECORDS_TOGETHER_MAX,
+} from "./limits.ts";
 
 export interface LaneRecord {
   /** For the log. */
@@ -17,6 +22,8 @@ export interface LaneRecord {
   readonly write: () => Promise<void>;
   /** Tried again when the database fails: nobody else would report it once more. */
   readonly lasting?: boolean;
+  /** May be written at the same time as others of this kind beside it. */
+  readonly together?: boolean;
   /** The report itself was wrong. */
   readonly onRefused: (error: ProtocolError) => void;
 }
@@ -86,24 +93,34 @@ export class RecordLane {
   }
 
   async #run(): Promise<void> {
-    for (let attempt = 1; ;) {
-      const record = this.#waiting[0];
-      if (record === undefined || this.#closed.signal.aborted) break;
-      const again = await this.#write(record, attempt);
-      if (again && !this.#closed.signal.aborted) {
+    for (let attempt = 1; !this.#closed.signal.aborted;) {
+      const [record] = this.#waiting;
+      if (record === undefined) break;
+      if (record.together === true) {
+        const others = this.#waiting.findIndex(({ together }) => together !== true);
+        const found = others < 0 ? this.#waiting.length : others;
+        const batch = this.#waiting.slice(0, Math.min(found, RECORDS_TOGETHER_MAX));
+        await Promise.all(batch.map((one) => this.#write(one, RECORD_ATTEMPTS_MAX)));
+        this.#drop(batch.length);
+        continue;
+      }
+      if ((await this.#write(record, attempt)) && !this.#closed.signal.aborted) {
         attempt++;
         await this.#pause();
         continue;
       }
       attempt = 1;
-      this.#waiting.shift();
-      this.#weight -= record.weight;
-      this.#stalled = false;
-      this.#notify();
+      this.#drop(1);
     }
     for (const { what } of this.#waiting.splice(0)) this.#onLost(what, "the relay is going down");
     this.#weight = 0;
     this.#running = undefined;
+    this.#notify();
+  }
+
+  #drop(count: number): void {
+    for (const { weight } of this.#waiting.splice(0, count)) this.#weight -= weight;
+    this.#stalled = false;
     this.#notify();
   }
 

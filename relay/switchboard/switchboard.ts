@@ -487,6 +487,7 @@ export class Switchboard {
       records.index.put({
         what: "index",
         weight: bytes,
+        together: frame.kind === "indexSegment",
         write: async () => {
           await described;
           await write();
