@@ -24,6 +24,7 @@ import { Changes } from "./api/changes.ts";
 import { limitRoutes } from "./api/limits.ts";
 import { StreamCount } from "./api/stream-count.ts";
 import { discoveryRoutes, type OpenDiscovery } from "./api/discovery.ts";
+import { openApiDocument, type ApiDocument } from "./api/document.ts";
 import { remoteAddressOf, type AppEnv } from "./api/env.ts";
 import { idempotency } from "./api/idempotency.ts";
 import { problemResponse, statusOf, toRelayError } from "./api/errors.ts";
@@ -172,15 +173,17 @@ export function createApp(dependencies: AppDependencies): App {
     scheme: "bearer",
     description: "`mfk_<prefix>_<secret>`, printed when the relay starts for the first time.",
   });
-  app.doc31("/openapi.json", {
-    openapi: "3.1.0",
-    info: {
-      title: "memferry relay",
-      version: dependencies.version,
-      description: "Sessions in which live memory moves from one host to another.",
-      license: { name: "Apache-2.0" },
-    },
+  app.openAPIRegistry.registerComponent("securitySchemes", "signIn", {
+    type: "apiKey",
+    in: "cookie",
+    name: "__Host-memferry",
+    description:
+      "What the console has. Without TLS its name is `memferry`. Requests must come from the relay's own pages, and those that change something with `x-csrf-token`.",
   });
+  let document: ApiDocument | undefined;
+  // Made when it is first asked for: by then all routes are there.
+  const describe = (): ApiDocument => (document ??= openApiDocument(app, dependencies.version));
+  app.get("/openapi.json", (c) => c.json(describe()));
 
   app.openapi(
     createRoute({
