@@ -43,6 +43,8 @@ const createDiscovery = createRoute({
   description: "Needs no API key. The datagrams are described in relay/protocol/README.md.",
   responses: {
     200: { description: "A token.", content: { "application/json": { schema: discoverySchema } } },
+    411: problem("The body has no Content-Length."),
+    413: problem("The body is too large."),
     404: problem("This relay does not answer at UDP ports."),
     429: problem("A limit was met; `Retry-After` says when to ask again."),
   },

@@ -62,7 +62,7 @@ const listKeys = createRoute({
   security,
   middleware: [requireScope("admin")] as const,
   request: { query: listKeysQuerySchema },
-  responses: { 200: json("A page.", keyPageSchema), ...refusedQuery, ...denied },
+  responses: { 200: json("A page.", keyPageSchema), ...refusedQuery, ...denied, ...notFound },
 });
 
 const getKey = createRoute({

@@ -19,7 +19,7 @@ import {
   idParameter,
   json,
   notFound,
-  problem,
+  refusedBody,
   refusedQuery,
   security,
 } from "./route-parts.ts";
@@ -97,9 +97,7 @@ export function relayRoutes({ database, relay }: RelayRoutesOptions): OpenAPIHon
         202: json("It hears of it within seconds; as it is now.", relayNodeSchema),
         ...denied,
         ...notFound,
-        411: problem("The body has no Content-Length."),
-        413: problem("The body is too large."),
-        415: problem("The body is not `application/json`."),
+        ...refusedBody,
       },
     });
   }

@@ -30,6 +30,7 @@ export const denied = {
 /** Every route that takes a body. */
 export const refusedBody = {
   400: problem("The body is not JSON."),
+  409: problem("What is there does not allow it, or the same Idempotency-Key is under way."),
   411: problem("The body has no Content-Length."),
   413: problem("The body is too large."),
   415: problem("The body is not `application/json`."),

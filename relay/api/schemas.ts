@@ -195,7 +195,7 @@ export const versionSchema = z
 export const discoverySchema = z
   .object({
     token: z.string().openapi({ description: "16 bytes in base64url, good for ten minutes." }),
-    ports: z.tuple([z.int(), z.int()]),
+    ports: z.array(z.int()).length(2),
   })
   .openapi("Discovery");
 
