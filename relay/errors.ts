@@ -8,6 +8,7 @@
 export type RelayErrorCode =
   | "ADDRESS_IN_USE"
   | "BODY_TOO_LARGE"
+  | "CERTIFICATE_UNAVAILABLE"
   | "CONFIG_INVALID"
   | "CROSS_SITE_REQUEST"
   | "CURSOR_INVALID"

@@ -45,11 +45,8 @@ import { FairShare } from "./switchboard/fair-share.ts";
 import { Switchboard } from "./switchboard/switchboard.ts";
 import { Admission } from "./transport/admission.ts";
 import { CertificateKeeper } from "./transport/certificate-keeper.ts";
-import {
-  ensureCertificate,
-  checkedCertificate,
-  type RelayCertificate,
-} from "./transport/certificate.ts";
+import { certificateSource } from "./transport/certificate-source.ts";
+import type { RelayCertificate } from "./transport/certificate.ts";
 import { listenDiscovery, type DiscoveryServer } from "./transport/discovery.ts";
 import { ensureIdentity } from "./transport/identity.ts";
 import { listen, type Listener } from "./transport/listener.ts";
@@ -205,18 +202,9 @@ async function start(
   undo.push(() => switchboard.close());
 
   const identity = await ensureIdentity(config.dataDir);
-  const { certificate: operators } = config;
-  const ensure = (): Promise<RelayCertificate> =>
-    ensureCertificate({
-      directory: config.dataDir,
-      hosts: certificateHosts(config),
-      ...(surroundings.now === undefined ? {} : { now: surroundings.now() }),
-    });
-  const certificate =
-    operators === undefined ? await ensure() : await operatorsCertificate(operators);
-  // An operator's own is for the peers' trust stores: nothing is pinned.
-  const pinned = ({ hash }: RelayCertificate): string[] =>
-    operators === undefined ? [toHex(hash)] : [];
+  const source = certificateSource(config, log, surroundings.now);
+  const certificate = await source.first();
+  const pinned = ({ hash }: RelayCertificate): string[] => (source.pinned ? [toHex(hash)] : []);
 
   const down = new AbortController();
   let address: RelayAddress = {
@@ -226,7 +214,7 @@ async function start(
   };
   const keeper = new CertificateKeeper({
     certificate,
-    ...(operators === undefined ? { ensure } : {}),
+    ensure: () => source.ensure(),
     onRenewed: async (renewed) => {
       await listener.renew(renewed);
       address = { ...address, certificateHashes: pinned(renewed) };
@@ -234,9 +222,7 @@ async function start(
       await tellUser(config, log, { ...address, key: undefined });
     },
     onProblem: (reason) => log("warn", "the certificate was not renewed", { reason }),
-    ...(surroundings.certificateCheckMs === undefined
-      ? {}
-      : { checkIntervalMs: surroundings.certificateCheckMs }),
+    checkIntervalMs: surroundings.certificateCheckMs ?? source.checkIntervalMs,
   });
   const changes = new Changes();
   const app = createApp({
@@ -494,23 +480,6 @@ async function takeCare(parts: {
     clearInterval(timer);
     await running;
   };
-}
-
-/** Another in its place would be worse than none: peers' trust stores would refuse it. */
-async function operatorsCertificate(
-  files: NonNullable<RelayConfig["certificate"]>,
-): Promise<RelayCertificate> {
-  try {
-    return await checkedCertificate(files);
-  } catch (cause) {
-    throw new RelayError("CONFIG_INVALID", `--certificate: ${messageOf(cause)}`, { cause });
-  }
-}
-
-function certificateHosts({ listen: { host }, publicUrl }: RelayConfig): string[] {
-  const hosts = [host];
-  if (publicUrl !== undefined) hosts.push(new URL(publicUrl).hostname);
-  return hosts;
 }
 
 /** A name for an address that stands for all of them. */

@@ -56,6 +56,7 @@ export function statusOf(code: RelayErrorCode): ContentfulStatusCode {
     case "RELAY_DRAINING":
       return 503;
     case "ADDRESS_IN_USE":
+    case "CERTIFICATE_UNAVAILABLE":
     case "CONFIG_INVALID":
     case "DATA_DIRECTORY_IN_USE":
     case "DATA_DIRECTORY_UNUSABLE":

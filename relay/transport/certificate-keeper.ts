@@ -1,5 +1,6 @@
 /**
- * Keeps the relay's own certificate fresh while the relay runs.
+ * Keeps the relay's certificate fresh while the relay runs: its own, one that an authority issues, or files that
+ * somebody else replaces.
  *
  * @module
  */
@@ -12,10 +13,11 @@ const CHECK_INTERVAL_MS = 60 * 60 * 1000;
 
 export interface CertificateKeeperOptions {
   readonly certificate: RelayCertificate;
-  /** The kept certificate, or a new one if that is due. Absent for an operator's own files. */
-  readonly ensure?: () => Promise<RelayCertificate>;
+  /** The one to show: that of now, or a new one if that is due or there. It was looked at and is good. */
+  readonly ensure: () => Promise<RelayCertificate>;
   /** Puts a new one to use: resolves when every listener shows it. */
   readonly onRenewed: (certificate: RelayCertificate) => Promise<void>;
+  /** The one that is shown stays. Not said again while it is the same. */
   readonly onProblem: (reason: string) => void;
   readonly checkIntervalMs?: number;
 }
@@ -27,6 +29,7 @@ export class CertificateKeeper {
   #shown: readonly RelayCertificate[];
   #timer: ReturnType<typeof setInterval> | undefined;
   #checking: Promise<void> | undefined;
+  #problem = "";
 
   constructor(options: CertificateKeeperOptions) {
     this.#options = options;
@@ -44,7 +47,6 @@ export class CertificateKeeper {
   }
 
   start(): void {
-    if (this.#options.ensure === undefined) return;
     const intervalMs = this.#options.checkIntervalMs ?? CHECK_INTERVAL_MS;
     this.#timer = setInterval(() => void this.check(), intervalMs);
   }
@@ -64,16 +66,18 @@ export class CertificateKeeper {
 
   async #check(): Promise<void> {
     const { ensure, onRenewed, onProblem } = this.#options;
-    if (ensure === undefined) return;
     try {
       const next = await ensure();
+      this.#problem = "";
       if (Buffer.compare(next.hash, this.#current.hash) === 0 && this.#shown.length === 1) return;
       this.#shown = [next, this.#current];
       await onRenewed(next);
       this.#current = next;
       this.#shown = [next];
     } catch (error) {
-      onProblem(messageOf(error));
+      const reason = messageOf(error);
+      if (reason !== this.#problem) onProblem(reason);
+      this.#problem = reason;
     }
   }
 }
