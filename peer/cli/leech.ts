@@ -153,6 +153,7 @@ export async function leech(
           onOwnership: (ownership) => leecher?.ownershipChanged(ownership),
           onCommand: (command) => {
             if (command === "finalize") leecher?.finalize();
+            else if (command === "postcopy") leecher?.finalize({ postcopy: true });
           },
           onConnection: (connected, detail) => {
             if (!connected) output.note(`the relay is out of reach (${detail}), trying again`);

@@ -57,6 +57,7 @@ export async function runLeecher(
       onOwnership: (ownership) => leecher?.ownershipChanged(ownership),
       onCommand: (command) => {
         if (command === "finalize") leecher?.finalize();
+        else if (command === "postcopy") leecher?.finalize({ postcopy: true });
       },
       onConnection: (connected, detail) => caller.event({ event: "connection", connected, detail }),
     });

@@ -46,6 +46,7 @@ export class ChunkReceiver {
   #switching: Promise<void> | undefined;
   #payloadBytes = 0;
   #zeroChunks = 0;
+  #reusedChunks = 0;
   #mismatches = 0;
 
   constructor(region: ChunkStore, manifest: Manifest) {
@@ -69,6 +70,11 @@ export class ChunkReceiver {
   /** Copies that did not hash to what was promised, and were asked for again. */
   get mismatches(): number {
     return this.#mismatches;
+  }
+
+  /** Copies that were here already, and were not sent. */
+  get reusedChunks(): number {
+    return this.#reusedChunks;
   }
 
   get bytesPerS(): number {
@@ -318,6 +324,7 @@ export class ChunkReceiver {
         again.push(index);
       }
       if (equal.length === 0) continue;
+      this.#reusedChunks += equal.length;
       const copy: ChunksMessage = { ...message, indexes, offsets, hashes, payload };
       again.push(...(await this.#store(copy, equal, message.epoch)));
     }

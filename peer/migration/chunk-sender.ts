@@ -43,6 +43,8 @@ export interface ChunkSenderOptions {
   /** Whether the leecher said that it has a chunk with this hash; asked once per chunk that is sent. */
   readonly takeKnown: (index: number, hash: Uint8Array) => boolean;
   readonly onSent: (chunkBytes: number) => void;
+  /** Whether only faults are served for now; `wake` when that is over. */
+  readonly held?: () => boolean;
 }
 
 /** How long a stream is idle before something is sent on it. */
@@ -176,9 +178,10 @@ export class ChunkSender {
       await this.#credit.until(() => this.#usedBytes < this.#creditBytes, signal);
       signal.throwIfAborted();
       const room = this.#creditBytes - this.#usedBytes;
-      const indexes = this.#started
-        ? schedule.take(Math.min(room, batchBytes))
-        : new Uint32Array(0);
+      const indexes =
+        this.#started && this.#options.held?.() !== true
+          ? schedule.take(Math.min(room, batchBytes))
+          : new Uint32Array(0);
       if (indexes.length === 0) {
         this.#idle.notify();
         await this.#work.wait(signal);

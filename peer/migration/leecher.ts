@@ -35,7 +35,9 @@ import { LeecherJournal } from "./leecher-journal.ts";
 import type { LeecherOptions } from "./leecher-options.ts";
 import { OWN_FEATURES } from "./handshake.ts";
 import { runHook } from "./hooks.ts";
-import { progressOf, reportOf, totalsOf, type LeecherNumbers } from "./leecher-numbers.ts";
+import { progressOf, totalsOf, type LeecherNumbers } from "./leecher-numbers.ts";
+import { LeecherReports } from "./leecher-reports.ts";
+import { receiveEach, sayWhatIsHere } from "./leecher-talk.ts";
 import { backOff, Latch } from "./latch.ts";
 import {
   CHANNEL_FAILURES_MAX,
@@ -44,14 +46,13 @@ import {
   FINALIZE_DEADLINE_MS,
   NO_ROOM_FAILURES,
   REPORT_INTERVAL_MS,
-  REVOKE_COURTESY_MS,
 } from "./limits.ts";
 import { NextChannel } from "./next-channel.ts";
-import { Manifest, requireEqualRoots, withRoots } from "./manifest.ts";
+import { Manifest, verifiedRoot, withRoots } from "./manifest.ts";
 import type { FinalizedMessage, Message, OfferMessage, RoundMessage } from "./messages.ts";
 import { isSameOffer } from "./messages.ts";
 import { Rounds } from "./rounds.ts";
-import { hasMoved, type Ownership } from "./session-port.ts";
+import { giveBack, hasMoved, type Ownership } from "./session-port.ts";
 import { StoreWatch } from "./store-watch.ts";
 
 export class Leecher {
@@ -86,7 +87,9 @@ export class Leecher {
   #hookFailed = false;
   #downtime: DowntimeMeter | undefined;
   #startedAtMs = 0;
-  #faults = 0;
+  /** Somebody asked for post-copy, whatever the mode. */
+  #postcopyAsked = false;
+  readonly #reports = new LeecherReports();
   #outcome: MigrationOutcome | undefined;
 
   constructor(options: LeecherOptions) {
@@ -123,7 +126,7 @@ export class Leecher {
       bytesWire: this.#wireBytes + (this.#channel?.wireBytes() ?? 0),
       rttMs: this.#rtt.rttMs,
       downtimeMs: this.#downtime?.downtimeMs ?? 0,
-      faults: this.#faults,
+      faults: this.#reports.faults,
     };
   }
 
@@ -159,8 +162,12 @@ export class Leecher {
     throw outcome.error;
   }
 
-  /** Switch over now. */
-  finalize(): void {
+  /** Switch over now; with `postcopy` without what is missing, whatever the mode, also when it is under way. */
+  finalize(options: { readonly postcopy?: boolean } = {}): void {
+    if (options.postcopy === true) {
+      this.#postcopyAsked = true;
+      this.#receiver?.settled.notify();
+    }
     if (this.#finalizeAsked || this.#committed) return;
     this.#finalizeAsked = true;
     this.#setPhase("finalizing");
@@ -181,6 +188,19 @@ export class Leecher {
     }
     this.ownershipChanged(await this.#options.session.revoke(reason));
     return !this.#committed;
+  }
+
+  /** Switch over, of this side's own accord: not while somebody holds the migration. */
+  #handOver(): void {
+    const { hold } = this.#options.session;
+    if (hold === undefined) this.finalize();
+    else hold.whenReleased(() => this.finalize(), this.#over.signal);
+  }
+
+  /** Before it commits. Without an export nobody could be made to wait for what is missing. */
+  get #awaitsAll(): boolean {
+    const mayLack = this.#postcopyAsked && this.#destination?.exported !== false;
+    return this.#options.mode === "precopy" && !mayLack;
   }
 
   /** Stops although chunks are missing; what is stored stays. */
@@ -219,6 +239,7 @@ export class Leecher {
         failures = 0;
         this.#channel = channel;
         this.#path = channel.linkKind;
+        this.#reports.fingerprint = channel.fingerprint;
         await this.#serve(channel);
       } catch (error) {
         await this.#finishing;
@@ -236,19 +257,10 @@ export class Leecher {
     }
   }
 
-  /** After an error of this side the relay is told, so that the source goes on if nothing is committed. */
   async #giveUp(error: unknown): Promise<void> {
     const { session } = this.#options;
     if (this.#committed || session.ownership.state === "cancelled") return;
-    const reason = publicReason(error);
-    // A commit may have been asked for: only the relay knows what became of it, so it is asked until it answers.
-    if (this.#finalized !== undefined) {
-      this.#committed = (await session.revoke(reason)).owner === "leecher";
-      return;
-    }
-    // Else the source sees that this peer is gone, and its deadline asks the relay.
-    const courtesy = AbortSignal.timeout(REVOKE_COURTESY_MS);
-    await session.revoke(reason, courtesy).catch(() => undefined);
+    this.#committed = await giveBack(session, publicReason(error), this.#finalized !== undefined);
   }
 
   async #serve(channel: Channel): Promise<void> {
@@ -263,13 +275,15 @@ export class Leecher {
         receiver,
         rttMs: () => this.#rtt.rttMs,
         ready: (until) => this.#changed.until(() => this.#tracking, until),
-        mayFault: () => this.#finalizeAsked && this.#options.mode !== "precopy",
+        mayFault: () => this.#finalizeAsked && !this.#awaitsAll,
         onStored: (again) => this.#stored(receiver, again),
         onStoreError: (error) => this.#storeFailed(error, channel),
       });
       this.#intake = intake;
       tasks.push(
-        this.#receiveControl(channel, receiver, signal),
+        receiveEach(channel, { signal, over: this.#over.signal }, (message) =>
+          this.#handle(channel, receiver, message),
+        ),
         intake.run(signal),
         keepPinging(channel, this.#rtt, () => intake.pingIntervalMs, signal),
         this.#finish(channel, receiver, signal),
@@ -310,7 +324,7 @@ export class Leecher {
     const keyedHash = this.#options.keyedHash(offer.hashKey);
     const manifest = new Manifest(destination.region.chunkCount, keyedHash);
     destination.onFault = (indexes) => {
-      this.#faults += indexes.length;
+      this.#reports.asked(indexes);
       this.#intake?.fault(indexes);
     };
     this.#offer = offer;
@@ -366,13 +380,9 @@ export class Leecher {
     await this.#journal.recordLater("resumed");
   }
 
-  /** Says what is here and what is wanted. On a first channel that is nothing and everything. */
   async #catchUp(channel: Channel, receiver: ChunkReceiver, signal: AbortSignal): Promise<void> {
-    await channel.control.send({ kind: "accept", mode: this.#options.mode });
-    await channel.control.send({ kind: "track" });
-    for (const page of receiver.readyPages()) await channel.control.send({ kind: "have", ...page });
-    for (const page of receiver.knowsPages()) await channel.control.send(page);
-    await channel.control.send({ kind: "want", epoch: this.#mergedEpoch });
+    const { mode } = this.#options;
+    await sayWhatIsHere(channel, receiver, { mode, mergedEpoch: this.#mergedEpoch });
     await this.#changed.until(() => this.#tracking, signal);
     this.#caughtUp = channel;
     if (this.#committed && this.#finalized !== undefined) {
@@ -397,20 +407,6 @@ export class Leecher {
       });
   }
 
-  async #receiveControl(
-    channel: Channel,
-    receiver: ChunkReceiver,
-    signal: AbortSignal,
-  ): Promise<void> {
-    for (;;) {
-      const message = await channel.control.receive();
-      signal.throwIfAborted();
-      if (message === null) throw new MigrationError("PEER_LOST", "the source left");
-      await this.#handle(channel, receiver, message);
-      if (this.#over.signal.aborted) return;
-    }
-  }
-
   async #handle(channel: Channel, receiver: ChunkReceiver, message: Message): Promise<void> {
     switch (message.kind) {
       case "tracking":
@@ -419,7 +415,7 @@ export class Leecher {
         this.#tracking = true;
         this.#changed.notify();
         if (this.#options.mode === "postcopy" && this.#options.finalize.kind === "auto") {
-          this.finalize();
+          this.#handOver();
         }
         return;
       case "dirty":
@@ -476,14 +472,14 @@ export class Leecher {
       sendBytesPerS: receiver.bytesPerS,
       rttMs: this.#rtt.rttMs,
     });
-    if (handOver) this.finalize();
+    if (handOver && this.#options.session.hold?.held !== true) this.finalize();
     // So that the workload's first flush here finds little to do. Only the one at the end must succeed.
     else this.#destination?.region.sync().catch(() => undefined);
   }
 
   /** From the source's last word to the workload's first step here. */
   async #takeOver(receiver: ChunkReceiver): Promise<void> {
-    const { mode, session, onEvent } = this.#options;
+    const { session, onEvent } = this.#options;
     const destination = this.#destination;
     const finalized = this.#finalized;
     if (destination === undefined || finalized === undefined) return;
@@ -492,9 +488,7 @@ export class Leecher {
       epoch: finalized.epoch,
       dirtyBytes: finalized.dirtyChunks * destination.region.chunkBytes,
     });
-    if (mode === "precopy") {
-      await receiver.settled.until(() => receiver.complete, this.#over.signal);
-    }
+    await receiver.settled.until(() => receiver.complete || !this.#awaitsAll, this.#over.signal);
     // Ahead of the question: from here on only the relay knows who the owner is.
     await this.#journal.record("committing", { finalized });
     const ownership = await session.commit(finalized.epoch, this.#over.signal);
@@ -536,10 +530,11 @@ export class Leecher {
     // On the channel of now: the one that brought them may be lost, and another copy have seemed to be here already.
     if (again.length > 0) this.#intake?.fault(Uint32Array.from(again));
     this.#watch.stored(receiver.mismatches);
+    this.#reports.stored((index) => receiver.isReady(index));
     const { finalize } = this.#options;
     const chunkCount = this.#destination?.region.chunkCount ?? 0;
     if (finalize.kind === "ready" && receiver.readyCount >= chunkCount * finalize.ratio) {
-      this.finalize();
+      this.#handOver();
     }
   }
 
@@ -558,10 +553,7 @@ export class Leecher {
   /** Makes what is here durable. @returns Its root, which is the source's as far as that was said. */
   async #verify(): Promise<Uint8Array> {
     await this.#destination?.region.checkpoint();
-    const root = this.#manifest?.root();
-    if (root === undefined) throw new Error("complete, but the manifest is not");
-    requireEqualRoots(root, this.#finalized?.root);
-    return root;
+    return verifiedRoot(this.#manifest, this.#finalized?.root);
   }
 
   /** The end: the source has let go, or it left for good when nothing but its farewell was missing. */
@@ -590,8 +582,7 @@ export class Leecher {
   }
 
   #report(): void {
-    const report = reportOf(this.#numbers());
-    if (report !== undefined) this.#options.session.reportProgress(report);
+    this.#reports.send(this.#options.session, this.#numbers());
   }
 
   #end(outcome: MigrationOutcome): void {

@@ -147,6 +147,17 @@ export async function wholeRoot(
   return root;
 }
 
+/** Of what is whole. @param theirs The other side's, as far as it was said. @throws as `requireEqualRoots` */
+export function verifiedRoot(
+  manifest: Manifest | undefined,
+  theirs: Uint8Array | undefined,
+): Uint8Array {
+  const root = manifest?.root();
+  if (root === undefined) throw new Error("complete, but the manifest is not");
+  requireEqualRoots(root, theirs);
+  return root;
+}
+
 /** @throws MigrationError `ROOT_MISMATCH`, with both roots. An unknown one is compared elsewhere. */
 export function requireEqualRoots(here: Uint8Array, there: Uint8Array | undefined): void {
   if (there === undefined || Buffer.compare(here, there) === 0) return;

@@ -23,7 +23,7 @@ export interface Begun {
 
 export interface SeederStartOptions extends Pick<
   ChunkSenderOptions,
-  "manifest" | "schedule" | "reading" | "onSent"
+  "manifest" | "schedule" | "reading" | "onSent" | "held"
 > {
   readonly seeder: Pick<SeederOptions, "region" | "hashKey" | "dirty">;
   readonly history: DirtyHistory;
@@ -80,7 +80,7 @@ export class SeederStart {
   async #beginAhead({ control }: ChannelStreams, sender: ChunkSender): Promise<void> {
     await this.track();
     const told = control.send({ kind: "tracking", epoch: this.#options.history.epoch });
-    sender.sendAhead(0);
+    if (this.#options.held?.() !== true) sender.sendAhead(0);
     await told;
   }
 

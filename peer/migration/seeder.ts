@@ -35,7 +35,6 @@ import {
   FINALIZE_DEADLINE_MS,
   HASH_SUSPENDED_BYTES_MAX,
   HOOK_DEADLINE_MS,
-  REVOKE_COURTESY_MS,
 } from "./limits.ts";
 import { hashInto, Manifest, requireEqualRoots, wholeRoot } from "./manifest.ts";
 import type { Message } from "./messages.ts";
@@ -45,7 +44,7 @@ import { Schedule } from "./schedule.ts";
 import { SeederJournal, type Finalized } from "./seeder-journal.ts";
 import type { SeederOptions } from "./seeder-options.ts";
 import { SeederStart, type Begun } from "./seeder-start.ts";
-import { hasMoved, type Ownership } from "./session-port.ts";
+import { giveBack, hasMoved, type Ownership } from "./session-port.ts";
 
 /** Between two looks for dirty chunks: shorter rounds would be all overhead. */
 const ROUND_INTERVAL_MS = 200;
@@ -104,6 +103,7 @@ export class Seeder {
       history: this.#history,
       journal: this.#journal,
       onSent: (chunkBytes) => this.#sentRate.add(chunkBytes),
+      held: () => this.#held,
     });
     this.#restore();
   }
@@ -267,6 +267,7 @@ export class Seeder {
     const scope = new AbortController();
     const signal = AbortSignal.any([scope.signal, channel.lost, this.#over.signal]);
     tellChannel(channel, this.#start.offer(), onEvent);
+    const stopWaking = this.#options.session.hold?.onChange(() => sender.wake());
     const tasks = [
       this.#receive(channel, sender, known, signal),
       sender.run(signal),
@@ -275,6 +276,7 @@ export class Seeder {
     try {
       await Promise.race(tasks);
     } finally {
+      stopWaking?.();
       const over = this.#over.signal.aborted;
       // What the other side is to know goes out before the streams close.
       if (over) await sayFarewell(channel, this.#outcome);
@@ -282,6 +284,12 @@ export class Seeder {
       channel.abort("closed");
       await Promise.allSettled(tasks);
     }
+  }
+
+  get #held(): boolean {
+    // While the workload stands still for the last chunks, nobody holds them back.
+    const isWaitedFor = this.#suspending !== undefined && !this.#committed;
+    return this.#options.session.hold?.held === true && !isWaitedFor;
   }
 
   async #receive(
@@ -387,6 +395,7 @@ export class Seeder {
     for (;;) {
       await sender.drained(isEmpty, signal);
       await this.#changed.until(() => this.#suspending === undefined, signal);
+      await this.#rested(signal);
       await this.#history.inTurn(async () => {
         // Finalize may have begun while this waited its turn: the last epoch is its to close.
         if (this.#suspending !== undefined) return;
@@ -410,6 +419,14 @@ export class Seeder {
       sender.wake();
       await sleep(ROUND_INTERVAL_MS, signal);
     }
+  }
+
+  /** Rounds rest while the migration is held: their end is what a hand-over is decided by. */
+  async #rested(signal: AbortSignal): Promise<void> {
+    if (!this.#held) return;
+    await this.#options.session.hold?.released(signal);
+    // Whoever was not to hand over at the end of the last one may want to at the end of the next.
+    this.#roundWasClean = false;
   }
 
   /** @returns The epoch that is closed. */
@@ -550,13 +567,7 @@ export class Seeder {
     // After the answer to finalize the leecher may have committed: only the relay knows, so it is asked until
     // it answers. Before, the leecher cannot commit, and the relay is told as a courtesy.
     if (session.ownership.state !== "cancelled") {
-      const revoked = session.revoke(
-        reason,
-        this.#finalized === undefined ? AbortSignal.timeout(REVOKE_COURTESY_MS) : undefined,
-      );
-      if (this.#finalized === undefined) {
-        await revoked.catch(() => undefined);
-      } else if ((await revoked).owner === "leecher") {
+      if (await giveBack(session, reason, this.#finalized !== undefined)) {
         this.#committed = true;
         dirty.fence();
         await this.#journal.recordLater("committed");

@@ -15,6 +15,7 @@ import {
   type IndexSegmentFrame,
   type PeerToRelayFrame,
   type Progress,
+  type ProgressMore,
   type WelcomeFrame,
 } from "../../relay/protocol/frame.ts";
 import { messageOf, ProtocolError } from "../../relay/protocol/errors.ts";
@@ -29,6 +30,7 @@ import { MessageReader, readFrame, writeFrame } from "../../relay/protocol/messa
 import type { ByteStream, LinkKind } from "../../relay/protocol/stream.ts";
 import type { Ticket } from "../../relay/protocol/ticket.ts";
 import { FEATURES, PROTOCOL_MAJOR, PROTOCOL_MINOR } from "../../relay/protocol/version.ts";
+import { Hold } from "../migration/hold.ts";
 import type { Link } from "./link.ts";
 import { sleep } from "../sleep.ts";
 import { RttMeter } from "./rtt-meter.ts";
@@ -137,6 +139,8 @@ export class RelayControl {
   #heardAtMs = 0;
   #goingAway: GoingAway | undefined;
   readonly #rtt = new RttMeter();
+  /** Set by `pause` and `resume`, also before anybody here has begun. */
+  readonly hold = new Hold();
   #onSignal: ((payload: Uint8Array) => void) | undefined;
   /** Signals of the other peer that came before somebody here listened. */
   readonly #earlySignals: Uint8Array[] = [];
@@ -244,6 +248,11 @@ export class RelayControl {
     this.#report({ kind: "progress", progress });
   }
 
+  reportMore(more: ProgressMore): void {
+    const features = this.#connection?.welcome.features ?? 0;
+    if ((features & FEATURES.commands) !== 0) this.#report({ kind: "progressMore", more });
+  }
+
   /** Resolves when the relay will take more; `false` if there is no connection and nothing was sent. */
   async reportIndex(frame: IndexSegmentFrame | IndexDeltaFrame | IndexRootFrame): Promise<boolean> {
     const connection = this.#connection;
@@ -345,7 +354,7 @@ export class RelayControl {
       kind: "hello",
       major: PROTOCOL_MAJOR,
       minor: PROTOCOL_MINOR,
-      features: FEATURES.direct,
+      features: FEATURES.direct | FEATURES.commands,
       role: ticket.role,
       sessionId: ticket.sessionId,
       peerKey: identity.publicKey,
@@ -460,6 +469,9 @@ export class RelayControl {
         this.#discovery = frame;
         return;
       case "command":
+        if (frame.command === "pause" || frame.command === "resume") {
+          this.hold.held = frame.command === "pause";
+        }
         this.#options.onCommand?.(frame.command, frame.reason);
         return;
       case "peerSignal":

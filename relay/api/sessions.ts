@@ -194,7 +194,7 @@ const streamEvents = createRoute({
   },
 });
 
-const ACTION_SUMMARIES: Readonly<Record<SessionAction, string>> = {
+const ACTION_SUMMARIES: Readonly<Record<"finalize" | "cancel", string>> = {
   finalize: "Switch over now: suspend the workload, send the rest, resume at the destination",
   cancel: "Stop the migration; the workload stays where it runs. Refused once it has moved",
 };

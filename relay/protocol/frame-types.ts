@@ -5,7 +5,7 @@
  */
 import type { ProtocolErrorCode } from "./errors.ts";
 import type { Role, SessionState } from "./ids.ts";
-import type { Progress } from "./progress.ts";
+import type { Progress, ProgressMore } from "./progress.ts";
 
 /** First frame of a control stream: who joins which session. */
 export interface HelloFrame {
@@ -75,6 +75,12 @@ export interface PhaseFrame {
 export interface ProgressFrame {
   readonly kind: "progress";
   readonly progress: Progress;
+}
+
+/** More numbers, and which way the bytes go: to a relay whose `welcome` has `FEATURES.commands`. */
+export interface ProgressMoreFrame {
+  readonly kind: "progressMore";
+  readonly more: ProgressMore;
 }
 
 /** Hashes of consecutive chunks; a shorter one ends the region. */
@@ -156,8 +162,12 @@ export interface OwnerFrame {
   readonly reason: string;
 }
 
-export const COMMANDS = ["finalize", "cancel"] as const;
-/** What a person asked for through the API. */
+/** The first two are known to every peer, the others to one whose `hello` has `FEATURES.commands`. */
+export const COMMANDS = ["finalize", "cancel", "pause", "resume", "postcopy"] as const;
+/**
+ * What a person asked for through the API. `pause`: no chunks but those that somebody waits for, and no hand-over,
+ * until `resume`. `postcopy`: hand over now, and fetch afterwards what is missing.
+ */
 export type Command = (typeof COMMANDS)[number];
 
 export interface CommandFrame {
@@ -221,6 +231,7 @@ export type PeerToRelayFrame =
   | DescribeFrame
   | PhaseFrame
   | ProgressFrame
+  | ProgressMoreFrame
   | IndexSegmentFrame
   | IndexDeltaFrame
   | IndexRootFrame

@@ -30,11 +30,17 @@ import {
   TEXT_BYTES_MAX,
 } from "./limits.ts";
 import { COMMANDS, type Frame, type PeerToRelayFrame } from "./frame-types.ts";
-import { PROGRESS_FIELDS, type Progress } from "./progress.ts";
+import {
+  PATH_KINDS,
+  PROGRESS_FIELDS,
+  PROGRESS_MORE_FIELDS,
+  type Progress,
+  type ProgressMore,
+} from "./progress.ts";
 import { PROTOCOL_MAJOR } from "./version.ts";
 
 export * from "./frame-types.ts";
-export { PROGRESS_FIELDS, type Progress } from "./progress.ts";
+export { PROGRESS_FIELDS, type Progress, type ProgressMore } from "./progress.ts";
 
 export const FRAME_HEADER_BYTES = 5;
 export const HASH_BYTES = 32;
@@ -187,6 +193,28 @@ const codecs: Codecs = {
     number: 0x0f,
     encode: (frame, writer) => writer.u32(frame.pairing),
     decode: (reader) => ({ kind: "renewPairing", pairing: reader.u32() }),
+  },
+  progressMore: {
+    number: 0x10,
+    encode: ({ more }, writer) => {
+      for (const field of PROGRESS_MORE_FIELDS) writer.f64(more[field]);
+      writer.u8(more.path === undefined ? 0 : PATH_KINDS.indexOf(more.path) + 1);
+      writer.text(more.fingerprint, TEXT_BYTES_MAX);
+    },
+    decode: (reader) => {
+      const numbers: Partial<Record<keyof ProgressMore, number>> = {};
+      for (const field of PROGRESS_MORE_FIELDS) {
+        numbers[field] = within(reader.f64(), 0, Number.MAX_SAFE_INTEGER, field);
+      }
+      const path = reader.u8();
+      const more = {
+        ...numbers,
+        path: path === 0 ? undefined : oneOf(PATH_KINDS, path - 1, "path"),
+        fingerprint: reader.text(TEXT_BYTES_MAX),
+      };
+      // Every number of ProgressMore is in PROGRESS_MORE_FIELDS, which the loop went through.
+      return { kind: "progressMore", more: more as ProgressMore };
+    },
   },
   peerSignal: {
     number: 0x48,

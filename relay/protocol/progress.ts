@@ -4,6 +4,8 @@
  * @module
  */
 
+import type { LinkKind } from "./stream.ts";
+
 /** Each is a finite number, at least 0. */
 export interface Progress {
   readonly round: number;
@@ -25,6 +27,36 @@ export interface Progress {
   readonly downtimeMs: number;
   readonly faults: number;
 }
+
+/** The rest, which a relay may not know: its numbers are 0 where nothing is known. */
+export interface ProgressMore {
+  /** That were at the destination before, and not sent. */
+  readonly chunksReused: number;
+  /** From a workload's touch of a missing chunk to its being there, over the last of them. */
+  readonly faultP50Ms: number;
+  readonly faultP99Ms: number;
+  /** After so many rounds the hand-over is forced. */
+  readonly roundsMax: number;
+  /** The way that the bytes take now. */
+  readonly path: LinkKind | undefined;
+  /** As both peers show it; empty until they have met. */
+  readonly fingerprint: string;
+}
+
+export const PROGRESS_MORE_FIELDS = [
+  "chunksReused",
+  "faultP50Ms",
+  "faultP99Ms",
+  "roundsMax",
+] as const satisfies readonly (keyof ProgressMore)[];
+
+/** On the wire a path is its place in here, plus 1. */
+export const PATH_KINDS = [
+  "websocket",
+  "webtransport",
+  "direct",
+  "memory",
+] as const satisfies readonly LinkKind[];
 
 export const PROGRESS_FIELDS = [
   "round",

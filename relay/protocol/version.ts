@@ -15,4 +15,6 @@ export const FEATURES = {
   direct: 1,
   /** A relay passes on `signal` and takes `renewPairing`. */
   signals: 2,
+  /** A peer understands every command; a relay takes `progressMore`. */
+  commands: 4,
 } as const;

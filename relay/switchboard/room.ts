@@ -4,7 +4,13 @@
  * @module
  */
 import { timingSafeEqual } from "node:crypto";
-import type { Progress, RelayToPeerFrame, StreamFrame } from "../protocol/frame.ts";
+import type {
+  CommandFrame,
+  Progress,
+  ProgressMore,
+  RelayToPeerFrame,
+  StreamFrame,
+} from "../protocol/frame.ts";
 import { ProtocolError, type ProtocolErrorCode } from "../protocol/errors.ts";
 import type { Role } from "../protocol/ids.ts";
 import { STREAM_PAIRING_DEADLINE_MS, STREAMS_PER_PAIRING_MAX } from "../protocol/limits.ts";
@@ -36,6 +42,8 @@ export interface LivePeer {
   readonly link: LinkKind;
   readonly remoteAddress: string;
   readonly joinedAtMs: number;
+  /** Whether it understands every command. */
+  readonly takesCommands?: boolean;
 }
 
 /** Bytes were passed on from this side, over this kind of link. */
@@ -66,6 +74,9 @@ export class Room {
   readonly #spliced = new Map<number, readonly [ByteStream, ByteStream]>();
   readonly bytesFrom: Record<Role, number> = { seeder: 0, leecher: 0 };
   progress: Progress | undefined;
+  more: ProgressMore | undefined;
+  /** When something last moved, by the leecher's word or through this relay. */
+  movedAtMs = Date.now();
 
   readonly #options: RoomOptions;
 
@@ -87,7 +98,8 @@ export class Room {
     const member = this.#members[role];
     if (member === undefined) return undefined;
     const { kind, remoteAddress, joinedAtMs } = member;
-    return { link: kind, remoteAddress, joinedAtMs };
+    const takesCommands = (member.features & FEATURES.commands) !== 0;
+    return { link: kind, remoteAddress, joinedAtMs, takesCommands };
   }
 
   get empty(): boolean {
@@ -186,13 +198,27 @@ export class Room {
     });
   }
 
+  /** To whoever of `roles` is there and understands it. @returns Whether somebody is. */
+  command(frame: CommandFrame, roles: readonly Role[]): boolean {
+    let told = false;
+    for (const role of roles) {
+      const member = this.#members[role];
+      const isOld = frame.command === "finalize" || frame.command === "cancel";
+      if (member === undefined || !(isOld || (member.features & FEATURES.commands) !== 0)) continue;
+      send(member, frame);
+      told = true;
+    }
+    return told;
+  }
+
   /** The peers have left the streams of this pairing and want to begin afresh; said late, or twice, it does nothing. */
-  renewPairing(pairing: number): void {
+  renewPairing(pairing = this.#pairing): boolean {
     const { seeder, leecher } = this.#members;
-    if (pairing !== this.#pairing || seeder === undefined || leecher === undefined) return;
+    if (pairing !== this.#pairing || seeder === undefined || leecher === undefined) return false;
     this.#dropStreams("PEER_GONE", "the peers begin afresh");
     this.#pairing++;
     this.broadcast({ kind: "peer", present: true, pairing: this.#pairing });
+    return true;
   }
 
   /** Passes a signal on, if the other peer can make something of it. */

@@ -8,7 +8,7 @@
  * @module
  */
 import { randomBytes } from "node:crypto";
-import type { Command, Frame, HelloFrame, Progress } from "../protocol/frame.ts";
+import type { Command, Frame, HelloFrame, Progress, ProgressMore } from "../protocol/frame.ts";
 import { messageOf, ProtocolError } from "../protocol/errors.ts";
 import { isEnded, STREAM_SECRET_BYTES, type Role } from "../protocol/ids.ts";
 import type { SessionState } from "../protocol/ids.ts";
@@ -41,6 +41,7 @@ import type { VerifyProof } from "./proof.ts";
 import { LimitRefusal, refuse } from "./refusal.ts";
 import { STREAM_BUFFER_BYTES_MIN } from "./buffers.ts";
 import { SessionRecords } from "./record-lane.ts";
+import { learned, progressed, saveProgress, tellHold, tellNewHold, type Note } from "./reports.ts";
 import { send, type LivePeer, type Member, type OnBytes, type Room } from "./room.ts";
 import { TokenBucket } from "../token-bucket.ts";
 import type { JoinedSession, SessionStore } from "./session-store.ts";
@@ -54,6 +55,15 @@ const PROGRESS_SAVE_INTERVAL_MS = 5_000;
 const PHASES_OF: Record<Role, ReadonlySet<SessionState>> = {
   seeder: new Set(["tracking", "precopy", "suspended", "failed"]),
   leecher: new Set(["finalizing", "postcopy", "paused", "done", "failed"]),
+};
+
+/** Who acts on a command. */
+const COMMANDED: Readonly<Record<Command, readonly Role[]>> = {
+  finalize: ["leecher"],
+  postcopy: ["leecher"],
+  cancel: ["seeder", "leecher"],
+  pause: ["seeder", "leecher"],
+  resume: ["seeder", "leecher"],
 };
 
 export interface SwitchboardOptions {
@@ -88,6 +98,9 @@ export interface LiveSession {
   readonly seeder: LivePeer | undefined;
   readonly leecher: LivePeer | undefined;
   readonly progress: Progress | undefined;
+  readonly more?: ProgressMore | undefined;
+  /** For how long nothing has moved. */
+  readonly stillMs?: number;
   readonly bytesFrom: Readonly<Record<Role, number>>;
 }
 
@@ -102,6 +115,8 @@ interface Attendance {
   decisionsWaiting: number;
   /** Of what the peers tell each other about paths. */
   readonly signals: TokenBucket;
+  /** Of what it reports beside its progress. */
+  readonly more: TokenBucket;
   deciding: Promise<void>;
 }
 
@@ -140,15 +155,12 @@ export class Switchboard {
   /** Passes on what a person asked for. @returns Whether a peer that can act on it is connected. */
   command(sessionId: Uint8Array, command: Command, reason: string): boolean {
     const room = this.#rooms.get(toHex(sessionId));
-    if (room === undefined) return false;
-    if (command === "finalize") {
-      const leecher = room.member("leecher");
-      if (leecher === undefined) return false;
-      send(leecher, { kind: "command", command, reason });
-      return true;
-    }
-    room.broadcast({ kind: "command", command, reason });
-    return true;
+    return room?.command({ kind: "command", command, reason }, COMMANDED[command]) ?? false;
+  }
+
+  /** Lets connected peers begin afresh with each other. @returns Whether both are there. */
+  renewPairing(sessionId: Uint8Array): boolean {
+    return this.#rooms.get(toHex(sessionId))?.renewPairing() ?? false;
   }
 
   /** Tells connected peers who owns the region now, e.g. after the API cancelled the session. */
@@ -173,6 +185,8 @@ export class Switchboard {
       seeder: room.livePeer("seeder"),
       leecher: room.livePeer("leecher"),
       progress: room.progress,
+      more: room.more,
+      stillMs: Math.max(0, Date.now() - room.movedAtMs),
       bytesFrom: room.bytesFrom,
     };
   }
@@ -278,7 +292,10 @@ export class Switchboard {
       kind: "welcome",
       major: PROTOCOL_MAJOR,
       minor: PROTOCOL_MINOR,
-      features: FEATURES.signals | (this.#options.discovery === undefined ? 0 : FEATURES.direct),
+      features:
+        FEATURES.signals |
+        FEATURES.commands |
+        (this.#options.discovery === undefined ? 0 : FEATURES.direct),
       streamSecret: member.streamSecret,
       owner: session.owner,
       ownerEpoch: session.ownerEpoch,
@@ -292,6 +309,9 @@ export class Switchboard {
     if (this.#closing !== undefined) {
       throw new ProtocolError("RELAY_DRAINING", "the relay is going down");
     }
+    // Ahead of the pairing, so that not one chunk is sent; and a peer that was held is to know that it is no more.
+    if (session.held === true || hello.token === undefined)
+      await tellHold(member, session.held === true);
     const key = toHex(sessionId);
     const room = this.#rooms.get(key) ?? openRoom(session, this.#options);
     room.enter(member);
@@ -307,6 +327,7 @@ export class Switchboard {
       over: false,
       decisionsWaiting: 0,
       signals: new TokenBucket(SIGNALS_PER_SECOND_MAX, SIGNALS_AT_ONCE_MAX),
+      more: new TokenBucket(PROGRESS_PER_SECOND_MAX, PROGRESS_PER_SECOND_MAX),
       deciding: Promise.resolve(),
     };
     failed.promise.catch(() => {});
@@ -314,6 +335,7 @@ export class Switchboard {
     try {
       await this.#record(attendance, "joined", "");
       this.#changed(room);
+      void tellNewHold(member, sessionId, session.held === true, this.#options);
       const serving = this.#serve(attendance, reader);
       serving.catch(() => {});
       await Promise.race([serving, failed.promise]);
@@ -328,7 +350,7 @@ export class Switchboard {
       attendance.over = true;
       room.leave(member, "LINK_CLOSED", reason);
       if (room.empty) {
-        await this.#saveProgress(attendance);
+        await saveProgress(attendance, this.#options.store);
         if (room.empty && this.#rooms.get(key) === room) {
           this.#rooms.delete(key);
           room.dispose();
@@ -355,16 +377,28 @@ export class Switchboard {
         if (now - progressWindow.startedAtMs >= 1000)
           progressWindow = { startedAtMs: now, count: 0 };
         if (++progressWindow.count > PROGRESS_PER_SECOND_MAX) continue;
-        room.progress = frame.progress;
+        progressed(room, frame.progress, this.#note(attendance));
         this.#changed(room);
         if (now - progressSavedAtMs >= PROGRESS_SAVE_INTERVAL_MS) {
           progressSavedAtMs = now;
-          await this.#saveProgress(attendance);
+          await saveProgress(attendance, this.#options.store);
         }
+        continue;
+      }
+      if (frame.kind === "progressMore") {
+        if (member.role === "leecher" && attendance.more.take())
+          learned(room, frame.more, this.#note(attendance));
         continue;
       }
       await this.#handle(attendance, frame);
     }
+  }
+
+  #note({ room, records, fail }: Attendance): Note {
+    return (type, data) => {
+      const write = (): Promise<void> => this.#options.store.addEvent(room.sessionId, type, data);
+      void records.phases.put({ what: `event ${type}`, weight: 1, write, onRefused: fail });
+    };
   }
 
   async #handle(attendance: Attendance, frame: Frame): Promise<void> {
@@ -511,7 +545,7 @@ export class Switchboard {
 
   async #record(attendance: Attendance, state: SessionState, reason: string): Promise<void> {
     const { room, records, member, fail } = attendance;
-    if (isEnded(state)) await this.#saveProgress(attendance);
+    if (isEnded(state)) await saveProgress(attendance, this.#options.store);
     await records.phases.put({
       what: `phase ${state}`,
       weight: 1,
@@ -523,23 +557,6 @@ export class Switchboard {
       },
       onRefused: fail,
     });
-  }
-
-  async #saveProgress({ room, records, fail }: Attendance): Promise<void> {
-    if (room.progress === undefined || records.progressQueued) return;
-    records.progressQueued = true;
-    const taken = await records.phases.put({
-      what: "progress",
-      weight: 1,
-      write: async () => {
-        records.progressQueued = false;
-        const { progress } = room;
-        if (progress !== undefined)
-          await this.#options.store.saveProgress(room.sessionId, progress);
-      },
-      onRefused: fail,
-    });
-    if (!taken) records.progressQueued = false;
   }
 
   #recordsOf(key: string): SessionRecords {

@@ -41,6 +41,8 @@ export interface DatabaseTrouble {
 export class Database {
   readonly truth: Truth = { owner: "seeder", ownerEpoch: 0, state: "pending" };
   readonly trouble: DatabaseTrouble = { refused: 0, unanswered: 0, late: 0, meanMs: 1 };
+  /** Somebody has asked through the API to send nothing for now. */
+  held = false;
   /** Nothing is carried out while set. */
   frozen = false;
   readonly #clock: Clock;
@@ -82,6 +84,7 @@ export class Database {
         }),
       commit: (_sessionId, epoch) => ask(() => this.#commit(epoch)),
       owner: () => ask(() => this.#outcome()),
+      isHeld: () => ask(() => this.held),
       describe: nothing,
       setState: (_sessionId, change) => ask(() => this.#setState(change)),
       saveProgress: nothing,
@@ -161,7 +164,7 @@ export class Database {
   }
 
   #joined(sessionId: Uint8Array): JoinedSession {
-    return { sessionId, ...this.truth };
+    return { sessionId, ...this.truth, held: this.held };
   }
 
   #outcome(): CommitOutcome {

@@ -55,7 +55,11 @@ export type Deed =
   | { readonly kind: "journalFails"; readonly role: Role; readonly forMs: number }
   | { readonly kind: "syncFails"; readonly role: Role; readonly forMs: number }
   | { readonly kind: "readFails"; readonly role: Role; readonly forMs: number }
-  | { readonly kind: "cancel"; readonly by: Role | "api" };
+  | { readonly kind: "cancel"; readonly by: Role | "api" }
+  /** Somebody pauses through the API, and resumes. */
+  | { readonly kind: "hold"; readonly forMs: number }
+  /** Somebody asks for post-copy through the API. */
+  | { readonly kind: "postcopy" };
 
 export interface Fault {
   readonly trigger: Trigger;
@@ -136,6 +140,22 @@ export function drawDirectFaults(random: Random): Fault[] {
       forMs: random.between(200, 9_000),
     },
   }));
+}
+
+/** Somebody steers the migration. */
+export function drawSteering(random: Random): Fault[] {
+  const trigger = (): Trigger =>
+    random.chance(0.4)
+      ? { kind: "step", step: random.pick([...TURNS]), nth: 1, delayMs: random.delay(50) }
+      : { kind: "time", atMs: random.between(20, 8_000) };
+  const holds = random.pick([0, 0, 1, 2]);
+  return [
+    ...Array.from({ length: holds }, () => ({
+      trigger: trigger(),
+      deed: { kind: "hold", forMs: random.between(100, 6_000) } as const,
+    })),
+    ...(random.chance(0.2) ? [{ trigger: trigger(), deed: { kind: "postcopy" } as const }] : []),
+  ];
 }
 
 /** Two at one turn: the outcome is in doubt, and a side gives up or is gone. */
@@ -243,7 +263,7 @@ function drawDeed(random: Random): Deed {
   const role = random.pick<Role>(["seeder", "leecher"]);
   const downMs = random.pick([20, 800, 5_000, 12_000]) * random.between(0.5, 1);
   const forMs = random.pick([100, 2_000, 9_000, 20_000]) * random.between(0.5, 1);
-  const kind = random.pick<Exclude<Deed["kind"], "blockDirect">>([
+  const kind = random.pick<Exclude<Deed["kind"], "blockDirect" | "hold" | "postcopy">>([
     "crashProcess",
     "crashProcess",
     "crashProcess",

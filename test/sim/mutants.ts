@@ -105,8 +105,8 @@ export const MUTANTS: readonly Mutant[] = [
   ]),
   mutant("a leecher that fails at the commit does not learn its outcome", [
     LEECHER,
-    'this.#committed = (await session.revoke(reason)).owner === "leecher";',
-    "await session.revoke(reason);",
+    "this.#committed = await giveBack(session, publicReason(error), this.#finalized !== undefined);",
+    "await giveBack(session, publicReason(error), this.#finalized !== undefined);",
   ]),
   mutant("a leecher that was killed at its commit begins anew", [
     LEECHER,
@@ -155,8 +155,8 @@ export const MUTANTS: readonly Mutant[] = [
   ]),
   mutant("the source rolls back without asking the relay", [
     SEEDER,
-    '} else if ((await revoked).owner === "leecher") {',
-    "} else if (revoked === undefined) {",
+    "if (await giveBack(session, reason, this.#finalized !== undefined)) {",
+    "if ((await giveBack(session, reason, this.#finalized !== undefined)) && dirty === undefined) {",
   ]),
   mutant("a rollback leaves the gate closed", [
     SEEDER,

@@ -59,6 +59,7 @@ export class Nemesis {
     const { network, database, disks, nodes, hosts } = this.#world;
     network.heal();
     network.quality = this.#goodPath;
+    this.#hold(false);
     Object.assign(database.trouble, { refused: 0, unanswered: 0, late: 0 });
     database.unfreeze();
     for (const disk of [disks.seeder, disks.leecher]) {
@@ -159,7 +160,19 @@ export class Nemesis {
         });
       case "cancel":
         return this.#cancel(deed.by);
+      case "hold":
+        this.#hold(true);
+        return this.#undo(deed.forMs, () => this.#hold(false));
+      case "postcopy":
+        for (const node of world.nodes) node.command(world.sessionId, "postcopy");
+        return;
     }
+  }
+
+  #hold(held: boolean): void {
+    const { database, nodes, sessionId } = this.#world;
+    database.held = held;
+    for (const node of nodes) node.command(sessionId, held ? "pause" : "resume");
   }
 
   #crashProcess(role: Role, downMs: number): void {

@@ -17,6 +17,7 @@ import type { PeerIdentity } from "../../peer/net/peer-identity.ts";
 import { PathManager } from "../../peer/net/paths/path-manager.ts";
 import { RelayControl, type Ownership } from "../../peer/net/relay-control.ts";
 import { MigrationError } from "../../peer/errors.ts";
+import type { Command } from "../../relay/protocol/frame.ts";
 import type { Role } from "../../relay/protocol/ids.ts";
 import type { Ticket } from "../../relay/protocol/ticket.ts";
 import { Actor, type Host } from "./actor.ts";
@@ -130,6 +131,7 @@ abstract class Peer {
             trace(actor.name, `hears ${ownership.owner} ${ownership.epoch} ${ownership.state}`);
             onOwnership(ownership);
           },
+          onCommand: (command) => this.hears(command),
           onConnection: (connected) => trace(actor.name, connected ? "connected" : "disconnected"),
         });
         trace(actor.name, "joins");
@@ -141,6 +143,9 @@ abstract class Peer {
       }
     }
   }
+
+  /** What a person asked for through the API. */
+  protected hears(_command: Command): void {}
 
   protected paths(actor: Actor, session: RelayControl): PathManager {
     const { sessionId, secret, direct, signals, trace } = this.around;
@@ -287,6 +292,10 @@ export class LeecherPeer extends Peer {
   finalize(): void {
     const leecher = this.#leecher;
     if (leecher !== undefined) this.actor?.run(() => leecher.finalize());
+  }
+
+  protected override hears(command: Command): void {
+    if (command === "postcopy") this.#leecher?.finalize({ postcopy: true });
   }
 
   async cancel(): Promise<void> {

@@ -4,6 +4,7 @@
  * @module
  */
 import { createPublicKey, verify } from "node:crypto";
+import type { Command } from "../../relay/protocol/frame.ts";
 import { Switchboard } from "../../relay/switchboard/switchboard.ts";
 import type { IncomingStream } from "../../relay/transport/transport.ts";
 import { Actor, type Host } from "./actor.ts";
@@ -63,6 +64,13 @@ export class RelayNode {
   crash(hard: boolean): void {
     if (hard) this.host.crash();
     else this.#listener?.actor.kill(false);
+  }
+
+  /** As the API does it, once the database has it. */
+  command(sessionId: Uint8Array, command: Command): void {
+    const [listener, switchboard] = [this.#listener, this.#switchboard];
+    if (switchboard === undefined || !this.alive) return;
+    listener?.actor.run(() => switchboard.command(sessionId, command, ""));
   }
 
   /** As the API does it. */

@@ -11,6 +11,7 @@ import type { DirectWeather } from "./direct.ts";
 import {
   drawBrokenStreams,
   drawDirectFaults,
+  drawSteering,
   drawDoubt,
   drawFault,
   drawLostFarewell,
@@ -96,6 +97,7 @@ export function drawScenario(seed: number, random: Random): Scenario {
       ...drawBrokenStreams(new Random(seed + 0x5eed)),
       ...drawLostFarewell(new Random(seed + 0xfa4e)),
       ...drawDirectFaults(ways),
+      ...drawSteering(new Random(seed + 0x57ee)),
     ],
     healAtMs: random.between(4_000, 25_000),
   };

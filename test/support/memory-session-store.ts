@@ -26,6 +26,8 @@ interface Session {
 export class MemorySessionStore implements SessionStore {
   readonly #sessions = new Map<string, Session>();
   readonly indexRoots: string[] = [];
+  /** Whether no chunks are to be sent. */
+  held = false;
   /** Fails every question while set. */
   unavailable = false;
 
@@ -86,6 +88,10 @@ export class MemorySessionStore implements SessionStore {
     return this.#answer(() => this.#outcome(this.session(sessionId)));
   }
 
+  isHeld(): Promise<boolean> {
+    return this.#answer(() => this.held);
+  }
+
   describe(): Promise<void> {
     return Promise.resolve();
   }
@@ -121,7 +127,7 @@ export class MemorySessionStore implements SessionStore {
 
   #joined(sessionId: Uint8Array): JoinedSession {
     const { owner, ownerEpoch, state } = this.session(sessionId);
-    return { sessionId, owner, ownerEpoch, state };
+    return { sessionId, owner, ownerEpoch, state, held: this.held };
   }
 
   #outcome({ owner, ownerEpoch, state }: Session): CommitOutcome {

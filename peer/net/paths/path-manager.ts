@@ -18,6 +18,7 @@
  */
 import { randomBytes } from "node:crypto";
 import { messageOf, ProtocolError } from "../../../relay/protocol/errors.ts";
+import type { ProgressMore } from "../../../relay/protocol/frame.ts";
 import type { Role } from "../../../relay/protocol/ids.ts";
 import type { LinkKind } from "../../../relay/protocol/stream.ts";
 import type { ChannelNetwork } from "../../migration/channel.ts";
@@ -47,7 +48,8 @@ const RETIRE_MS = 5_000;
 const LEAVE_MS = 500;
 
 /** The relay's side of the session: `RelayControl` is the real one. */
-export interface RelayedSession extends Omit<SessionPort, "pairing"> {
+export interface RelayedSession extends Omit<SessionPort, "pairing" | "reportMore"> {
+  reportMore?(more: ProgressMore): void;
   pairing(signal?: AbortSignal): Promise<Pairing>;
   readonly passesSignals: boolean;
   sendSignal(payload: Uint8Array): void;
@@ -205,6 +207,14 @@ export class PathManager implements SessionPort {
 
   reportProgress(...progress: Parameters<SessionPort["reportProgress"]>): void {
     this.#options.session.reportProgress(...progress);
+  }
+
+  reportMore(more: Omit<ProgressMore, "path">): void {
+    this.#options.session.reportMore?.({ ...more, path: this.linkKind });
+  }
+
+  get hold(): SessionPort["hold"] {
+    return this.#options.session.hold;
   }
 
   reportIndex(...index: Parameters<SessionPort["reportIndex"]>): Promise<boolean> {

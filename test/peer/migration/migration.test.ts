@@ -3,7 +3,7 @@
  * memory, with a workload that writes and a network that breaks, all drawn from one seed.
  */
 import { randomBytes } from "node:crypto";
-import { afterEach, expect, test } from "vitest";
+import { afterEach, expect, test, vi } from "vitest";
 import { loadNative } from "../../../native/index.ts";
 import { MigrationError } from "../../../peer/errors.ts";
 import type { MigrationEvent, MigrationTotals } from "../../../peer/migration/events.ts";
@@ -34,6 +34,7 @@ interface World {
   readonly seeder: Seeder;
   readonly leecher: Leecher;
   readonly sessionId: Uint8Array;
+  readonly switchboard: Switchboard;
   readonly journals: {
     readonly seeder: MemoryJournal<SeederRecord>;
     readonly leecher: MemoryJournal<LeecherRecord>;
@@ -52,6 +53,9 @@ afterEach(async () => {
 });
 
 interface WorldOptions {
+  /** Before the peers join. */
+  readonly held?: boolean;
+  readonly exported?: boolean;
   readonly bytes: number;
   readonly regions?: readonly { readonly name: string; readonly bytes: number }[];
   readonly mode?: LeecherOptions["mode"];
@@ -91,6 +95,10 @@ class Process implements SessionPort {
     };
   }
 
+  get hold(): SessionPort["hold"] {
+    return this.control.hold;
+  }
+
   pairing: SessionPort["pairing"] = (signal) => this.#alive(() => this.control.pairing(signal));
   commit: SessionPort["commit"] = (epoch, signal) =>
     this.#alive(() => this.control.commit(epoch, signal));
@@ -112,6 +120,7 @@ async function makeWorld(options: WorldOptions): Promise<World> {
   const tokens = { seeder: randomBytes(32), leecher: randomBytes(32) };
   const store = new MemorySessionStore();
   store.create(sessionId, tokens);
+  store.held = options.held ?? false;
   const switchboard = new Switchboard({ store, log: () => undefined });
   const network = memoryRelay((incoming) => switchboard.accept(incoming));
   const { regions } = options;
@@ -143,6 +152,7 @@ async function makeWorld(options: WorldOptions): Promise<World> {
         onOwnership: (ownership) => holder[role]?.ownershipChanged(ownership),
         onCommand: (command) => {
           if (command === "finalize") holder.leecher?.finalize();
+          if (command === "postcopy") holder.leecher?.finalize({ postcopy: true });
         },
       }),
     );
@@ -180,7 +190,7 @@ async function makeWorld(options: WorldOptions): Promise<World> {
       prepare: async () => {
         const place: Destination = {
           region: destination,
-          exported: false,
+          exported: options.exported ?? false,
           get onFault() {
             return destination.onFault;
           },
@@ -203,6 +213,7 @@ async function makeWorld(options: WorldOptions): Promise<World> {
     seeder: makeSeeder(),
     leecher: makeLeecher(),
     sessionId,
+    switchboard,
     events,
     journals,
     leaveSeeder: () => void processes.seeder.control.close(),
@@ -509,3 +520,78 @@ test("a leecher that has everything ends although the source left without a fare
   expect(received.bytesTotal).toBe(30 * CHUNK_BYTES);
   expect(Buffer.compare(world.source.memory, world.destination.memory)).toBe(0);
 }, 30_000);
+
+for (const mode of ["hybrid", "postcopy"] as const) {
+  test(`a ${mode} migration that starts held sends nothing and hands nothing over until it is let go`, async () => {
+    const random = new SeededRandom(7);
+    const world = await makeWorld({ bytes: 120 * CHUNK_BYTES, mode, held: true });
+    world.source.memory.set(random.bytes(100 * CHUNK_BYTES));
+    const writer = startWriter(world.source, random);
+    const running = Promise.all([world.seeder.run(), world.leecher.run()]);
+    const phases = (): string[] =>
+      world.events.flatMap(({ by, event }) =>
+        by === "leecher" && event.event === "phase" ? [event.phase] : [],
+      );
+    await vi.waitFor(() => expect(phases()).toContain("precopy"));
+    await new Promise((resolve) => setTimeout(resolve, 700));
+    expect(world.leecher.progress().bytesSent).toBe(0);
+    expect(phases()).toEqual(["precopy"]);
+    // A peer that comes back while it is held is told again.
+    world.network.crash();
+    world.network.revive();
+    await new Promise((resolve) => setTimeout(resolve, 1_500));
+    expect(world.leecher.progress().bytesSent).toBe(0);
+    world.store.held = false;
+    await vi.waitFor(() =>
+      expect(world.switchboard.command(world.sessionId, "resume", "")).toBe(true),
+    );
+    await running.finally(() => writer.stop());
+    expect(Buffer.compare(world.source.memory, world.destination.memory)).toBe(0);
+  });
+}
+
+test("what a workload waits for comes although the migration is held", async () => {
+  const random = new SeededRandom(8);
+  const world = await makeWorld({ bytes: 8_000 * CHUNK_BYTES, mode: "postcopy", exported: true });
+  world.source.memory.set(random.bytes(8_000 * CHUNK_BYTES));
+  const running = Promise.all([world.seeder.run(), world.leecher.run()]);
+  world.destination.pause = () => new Promise((resolve) => setTimeout(resolve, 30));
+  await vi.waitFor(() => expect(world.leecher.committed).toBe(true));
+  world.switchboard.command(world.sessionId, "pause", "");
+  await new Promise((resolve) => setTimeout(resolve, 300));
+  const missing = world.leecher.missingChunks;
+  expect(missing).toBeGreaterThan(1);
+  const read = await world.destination.readChunk(7_999);
+  expect(Buffer.compare(read, world.source.memory.subarray(7_999 * CHUNK_BYTES))).toBe(0);
+  await vi.waitFor(() => expect(world.leecher.missingChunks).toBe(missing - 1));
+  world.switchboard.command(world.sessionId, "resume", "");
+  await running;
+  expect(Buffer.compare(world.source.memory, world.destination.memory)).toBe(0);
+});
+
+for (const exported of [true, false]) {
+  test(`post-copy that is asked for in precopy mode begins ${exported ? "at once" : "not without an export"}`, async () => {
+    const random = new SeededRandom(9);
+    const world = await makeWorld({
+      bytes: 64 * CHUNK_BYTES,
+      mode: "precopy",
+      finalize: { kind: "manual" },
+      exported,
+    });
+    world.source.memory.set(random.bytes(64 * CHUNK_BYTES));
+    world.destination.pause = () => new Promise((resolve) => setTimeout(resolve, 40));
+    let missingAtCommit = -1;
+    const running = Promise.all([world.seeder.run(), world.leecher.run()]);
+    await vi.waitFor(() => expect(world.leecher.progress().phase).toBe("precopy"));
+    world.switchboard.command(world.sessionId, "postcopy", "");
+    await vi.waitFor(() => {
+      expect(world.leecher.committed).toBe(true);
+      missingAtCommit = world.leecher.missingChunks;
+    });
+    if (exported) expect(missingAtCommit).toBeGreaterThan(0);
+    else expect(missingAtCommit).toBe(0);
+    world.destination.pause = () => Promise.resolve();
+    await running;
+    expect(Buffer.compare(world.source.memory, world.destination.memory)).toBe(0);
+  });
+}

@@ -507,7 +507,7 @@ test("Switchboard gives a token for discovery to a peer that asks for it, and ta
   const { dial, session } = await world(inMemory, { discovery });
   // An older peer, which says nothing of direct paths.
   const raw = await (await RawPeer.open(await dial(), session, "leecher")).join();
-  expect(raw.welcome?.features).toBe(FEATURES.direct | FEATURES.signals);
+  expect(raw.welcome?.features).toBe(FEATURES.direct | FEATURES.signals | FEATURES.commands);
   expect(events).toEqual([]);
 
   const { sessionId, tokens } = session;
