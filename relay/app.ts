@@ -17,6 +17,7 @@ import {
   type SignedCertificates,
 } from "./protocol/relay-certificates.ts";
 import { PROTOCOL_MAJOR, PROTOCOL_MINOR } from "./protocol/version.ts";
+import { auditRest } from "./api/audit-rest.ts";
 import { auditRoutes } from "./api/audit.ts";
 import { createAuth, requireScope } from "./api/auth.ts";
 import { CONSOLE_MISSING, type Console } from "./api/console.ts";
@@ -154,7 +155,7 @@ export function createApp(dependencies: AppDependencies): App {
   app.use("/v1/*", jsonOnly);
   app.route("/v1", signInRoutes({ database, signIns, auth }));
   const requests = createIdempotentRequests(database, limits);
-  app.use("/v1/*", auth.authenticate, idempotency({ requests, log }));
+  app.use("/v1/*", auth.authenticate, idempotency({ requests, log }), auditRest({ database, log }));
   const isDraining = (): boolean => signal.aborted || dependencies.relay.draining;
   for (const path of ["/v1/sessions", "/v1/migrations"])
     app.use(path, refuseWhileDraining(isDraining));

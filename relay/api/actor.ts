@@ -15,10 +15,12 @@ import { remoteAddressOf, type AppEnv } from "./env.ts";
  */
 export function actorOf(c: Context<AppEnv>, projectId?: string): Actor {
   const principal = c.get("principal");
-  return {
+  const actor: Actor = {
     projectId: projectId ?? principal.projectId,
     actor: `key:${principal.prefix}`,
     remoteAddress: remoteAddressOf(c),
     requestId: c.get("requestId"),
   };
+  c.set("actors", [...(c.get("actors") ?? []), actor]);
+  return actor;
 }

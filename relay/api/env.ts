@@ -8,6 +8,7 @@ import type { IncomingMessage } from "node:http";
 import type { Context } from "hono";
 
 import type { Principal } from "../db/api-keys.ts";
+import type { Actor } from "../db/audit.ts";
 import type { SignIn } from "../db/sign-ins.ts";
 
 /** What a request was let in by. */
@@ -32,6 +33,10 @@ export interface AppEnv {
     credential: Credential;
     /** Whether it would still be let in; for answers that go on for long. Set by `authenticate`. */
     stillAllowed: () => Promise<boolean>;
+    /** What `actorOf` gave out: whether one of them is in the audit log. */
+    actors?: readonly Actor[];
+    /** Set by a handler that found nothing to do. */
+    unchanged?: boolean;
   };
 }
 

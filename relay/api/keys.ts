@@ -147,7 +147,8 @@ export function keyRoutes({ database, limits }: KeyRoutesOptions): OpenAPIHono<A
 
   app.openapi(revokeKey, async (c) => {
     const force = c.req.valid("query").force === "true";
-    const { row } = await mine(c).revoke(idOf(c), force, (owner) => actorOf(c, owner));
+    const { row, changed } = await mine(c).revoke(idOf(c), force, (owner) => actorOf(c, owner));
+    c.set("unchanged", !changed);
     return c.json(keyBody(row), 200);
   });
 

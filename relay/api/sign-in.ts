@@ -84,7 +84,8 @@ export function whoamiRoutes(options: Omit<SignInRoutesOptions, "auth">): OpenAP
 
   app.openapi(signOutRoute, async (c) => {
     const { signIn } = c.get("credential");
-    if (signIn !== undefined) await signIns.end(signIn.id, actorOf(c));
+    if (signIn === undefined) c.set("unchanged", true);
+    else await signIns.end(signIn.id, actorOf(c));
     putCookie(c, "", 0);
     return c.body(null, 204);
   });

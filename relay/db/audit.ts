@@ -29,6 +29,13 @@ export interface AuditedAction {
   readonly after?: Readonly<Record<string, unknown>> | undefined;
 }
 
+/** Actors that were written down; each is of one request. */
+const audited = new WeakSet<Actor>();
+
+export function isAudited(by: Actor): boolean {
+  return audited.has(by);
+}
+
 export async function addAudit(orm: Orm, by: Actor, what: AuditedAction): Promise<void> {
   await orm.insert(audit).values({
     projectId: by.projectId,
@@ -41,6 +48,7 @@ export async function addAudit(orm: Orm, by: Actor, what: AuditedAction): Promis
     before: what.before ?? null,
     after: what.after ?? null,
   });
+  audited.add(by);
 }
 
 /** One project's, the newest first. */
