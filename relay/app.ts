@@ -32,6 +32,7 @@ import { problemResponse, statusOf, toRelayError } from "./api/errors.ts";
 import { versionSchema } from "./api/schemas.ts";
 import { keyRoutes } from "./api/keys.ts";
 import { projectRoutes } from "./api/projects.ts";
+import { REFERENCE_STYLE, referencePage } from "./api/reference.ts";
 import { refuseInvalid } from "./api/refuse-invalid.ts";
 import { refuseWhileDraining, relayRoutes, type ThisRelay } from "./api/relays.ts";
 import { sessionRoutes, type LiveSessions, type RelayAddress } from "./api/sessions.ts";
@@ -185,6 +186,11 @@ export function createApp(dependencies: AppDependencies): App {
   // Made when it is first asked for: by then all routes are there.
   const describe = (): ApiDocument => (document ??= openApiDocument(app, dependencies.version));
   app.get("/openapi.json", (c) => c.json(describe()));
+  let reference: string | undefined;
+  app.get("/reference", (c) => c.html((reference ??= referencePage(describe()))));
+  app.get("/reference.css", (c) =>
+    c.body(REFERENCE_STYLE, 200, { "content-type": "text/css; charset=utf-8" }),
+  );
 
   app.openapi(
     createRoute({

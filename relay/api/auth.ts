@@ -18,6 +18,7 @@ import type { ApiScope } from "../db/schema.ts";
 import type { SignIns } from "../db/sign-ins.ts";
 import { RelayError } from "../errors.ts";
 import { limitError, type RelayLimits } from "../limits.ts";
+import { isOwnOrigin } from "../transport/origin.ts";
 import { prefixOf } from "../transport/prefix.ts";
 import { isSecure, remoteAddressOf, type AppEnv, type Credential } from "./env.ts";
 import { RateLimit } from "./rate-limit.ts";
@@ -203,11 +204,6 @@ function crossSite(): RelayError {
     "CROSS_SITE_REQUEST",
     "with a cookie, requests must come from the relay's own pages: elsewhere use an API key",
   );
-}
-
-/** @param host The `Host` header: what the browser believes to talk to. */
-export function isOwnOrigin(origin: string, host: string | undefined): boolean {
-  return host !== undefined && URL.canParse(origin) && new URL(origin).host === host.toLowerCase();
 }
 
 function requireCsrfToken(c: Context<AppEnv>, cookie: string): void {

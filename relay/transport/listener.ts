@@ -25,6 +25,7 @@ import {
   websocketToByteStream,
 } from "../protocol/websocket-stream.ts";
 import { relayLimits, type RelayLimits } from "../limits.ts";
+import { isOwnOrigin } from "./origin.ts";
 import { Admission, type Admitted } from "./admission.ts";
 import type { RelayCertificate } from "./certificate.ts";
 import type { OnStream } from "./transport.ts";
@@ -222,6 +223,11 @@ function makeHttpsServer(options: Bound, sockets: Set<Duplex>): HttpsServer {
   server.on("upgrade", (request: IncomingMessage, socket: Duplex, head: Buffer) => {
     socket.on("error", (error) => report(options, "connection", request.socket, error));
     if (pathOf(request.url ?? "") !== LINK_PATH) return refuseUpgrade(socket, "404 Not Found");
+    // Peers are no browsers. A page of somebody else that has its visitor's browser call here is up to no good.
+    const { origin, host } = request.headers;
+    if (origin !== undefined && !isOwnOrigin(origin, host)) {
+      return refuseUpgrade(socket, "403 Forbidden");
+    }
     request.socket.setNoDelay(true);
     request.socket.setKeepAlive(true, KEEPALIVE_MS);
     const remoteAddress = request.socket.remoteAddress ?? "";

@@ -746,6 +746,35 @@ describe("about the relay", () => {
     }
   });
 
+  test("/reference shows every operation and schema, from the relay's own files and without a script", async () => {
+    const document = await json(await harness.app.request("/openapi.json"));
+    const response = await harness.app.request("/reference");
+    expect(response.status).toBe(200);
+    expect(response.headers.get("content-type")).toMatch(/^text\/html/);
+    const page = await response.text();
+    for (const item of Object.values<Record<string, { operationId: string; summary: string }>>(
+      document.paths,
+    )) {
+      for (const { operationId } of Object.values(item)) {
+        expect(page).toContain(`<article id="${operationId}">`);
+        expect(page).toContain(`href="#${operationId}"`);
+      }
+    }
+    for (const name of Object.keys(document.components.schemas)) {
+      expect(page).toContain(`id="schema-${name}"`);
+    }
+    // What the policy would refuse, or what would ask somebody else.
+    expect(page).not.toMatch(/<script|<style| style=| on\w+=|javascript:/i);
+    const links = [...page.matchAll(/(?:src|href)="([^"]*)"/g)].map(([, link = ""]) => link);
+    expect(links.filter((link) => !/^(#|\/)(?!\/)/.test(link))).toEqual([]);
+    const targets = new Set([...page.matchAll(/ id="([^"]*)"/g)].map(([, id = ""]) => `#${id}`));
+    expect(links.filter((link) => link.startsWith("#") && !targets.has(link))).toEqual([]);
+    expect(response.headers.get("content-security-policy")).not.toContain("unsafe");
+    const style = await harness.app.request("/reference.css");
+    expect(style.headers.get("content-type")).toBe("text/css; charset=utf-8");
+    expect(await style.text()).not.toMatch(/url\(|@import/);
+  });
+
   test("/.well-known/memferry-relay vouches for certificates to anyone who brings a nonce", async () => {
     const nonce = randomBytes(32);
     const path = `/.well-known/memferry-relay?nonce=${nonce.toString("base64url")}`;

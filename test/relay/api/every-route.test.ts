@@ -253,7 +253,7 @@ describe("another tenant", () => {
     for (const resource of resources) ids.set(resource, await make(resource));
     for (const route of lists) {
       const paths = [route.path];
-      for (const name of route.queries.filter((query) => /Id$/.test(query))) {
+      for (const name of route.queries.filter((query) => query.endsWith("Id"))) {
         const resource = ID_OF[name];
         if (resource === undefined) throw new Error(`what is ${name} of ${route.path}? See ID_OF`);
         paths.push(`${route.path}?${name}=${ids.get(resource) ?? (await make(resource))}`);

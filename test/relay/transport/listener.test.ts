@@ -201,3 +201,29 @@ describe("listen()", () => {
     await second.close();
   });
 });
+
+// Cross-site WebSocket hijacking: a browser asks no permission before it opens a WebSocket to another site.
+test("a WebSocket from another site's page is refused, one from no page or the relay's own is not", async () => {
+  const { port } = under.listener.https;
+  const status = (origin: string | undefined): Promise<number> =>
+    new Promise((resolve, reject) => {
+      const socket = new WebSocket(`wss://127.0.0.1:${port}/link`, {
+        rejectUnauthorized: false,
+        ...(origin === undefined ? {} : { origin }),
+      });
+      socket.once("open", () => {
+        socket.terminate();
+        resolve(101);
+      });
+      socket.once("unexpected-response", (_request, response) => {
+        resolve(response.statusCode ?? 0);
+        response.destroy();
+      });
+      socket.once("error", reject);
+    });
+  expect(await status(undefined)).toBe(101);
+  expect(await status(`https://127.0.0.1:${port}`)).toBe(101);
+  for (const origin of ["https://evil.test", "null", `https://127.0.0.1:${port + 1}`, "x"]) {
+    expect([origin, await status(origin)]).toEqual([origin, 403]);
+  }
+});
