@@ -80,7 +80,7 @@ export interface AppDependencies {
   readonly discovery?: OpenDiscovery | undefined;
   /** This relay among those of its database. */
   readonly relay: ThisRelay;
-  readonly webhooks: Omit<WebhookRoutesOptions, "database">;
+  readonly webhooks: Omit<WebhookRoutesOptions, "database" | "limits">;
   /** Aborted when the relay begins to go down: event streams end, `/readyz` says so. */
   readonly signal: AbortSignal;
   /** Milliseconds, monotone. */
@@ -168,7 +168,7 @@ export function createApp(dependencies: AppDependencies): App {
   app.route("/v1", limitRoutes({ ...dependencies, limits, streams }));
 
   app.route("/v1", relayRoutes({ database, relay: dependencies.relay }));
-  app.route("/v1", webhookRoutes({ database, ...dependencies.webhooks }));
+  app.route("/v1", webhookRoutes({ database, limits, ...dependencies.webhooks }));
 
   app.openAPIRegistry.registerComponent("securitySchemes", "apiKey", {
     type: "http",

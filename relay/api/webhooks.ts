@@ -16,6 +16,7 @@ import {
   type WebhookRow,
 } from "../db/webhooks.ts";
 import { RelayError } from "../errors.ts";
+import type { RelayLimits } from "../limits.ts";
 import { toHex } from "../protocol/bytes.ts";
 import type { SecretBox } from "../secret-box.ts";
 import { secretUse } from "../webhooks/deliverer.ts";
@@ -56,6 +57,7 @@ import { refuseInvalid } from "./refuse-invalid.ts";
 
 export interface WebhookRoutesOptions {
   readonly database: Database;
+  readonly limits: RelayLimits;
   readonly secrets: SecretBox;
   readonly rules: DestinationRules;
 }
@@ -144,12 +146,13 @@ const listDeliveries = createRoute({
 
 export function webhookRoutes({
   database,
+  limits,
   secrets,
   rules,
 }: WebhookRoutesOptions): OpenAPIHono<AppEnv> {
   const app = new OpenAPIHono<AppEnv>({ defaultHook: refuseInvalid });
   const mine = (c: Context<AppEnv>): ProjectWebhooks =>
-    projectWebhooks(database, c.get("principal").projectId);
+    projectWebhooks(database, c.get("principal").projectId, limits);
 
   async function find(webhooks: ProjectWebhooks, id: string): Promise<WebhookRow> {
     const row = hexIdSchema.safeParse(id).success ? await webhooks.get(id) : undefined;

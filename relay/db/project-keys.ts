@@ -96,7 +96,7 @@ export function projectKeys(
           .select({ id: project.id })
           .from(project)
           .where(eq(project.id, options.projectId))
-          .for("update");
+          .for("no key update");
         if (owner === undefined) throw noProject();
         await requireRoom(tx, options.projectId, ["apiKeys"], limits);
         await forgetDead(tx, options.projectId);

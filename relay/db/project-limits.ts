@@ -45,7 +45,8 @@ export function projectBounds(own: ProjectLimits, relay: RelayLimits): ProjectBo
 }
 
 /**
- * Holds the project's row, so that of two that add one the second counts the first.
+ * Holds the project's row, so that of two that add one the second counts the first. Not so hard that what only refers
+ * to the project waits: an event does, and has its own lock already.
  *
  * @param more How many are to be added.
  * @throws RelayError `LIMIT_EXCEEDED` if so many more of any of `names` would be too many.
@@ -61,7 +62,7 @@ export async function requireRoom(
     .select({ limits: project.limits })
     .from(project)
     .where(eq(project.id, projectId))
-    .for("update");
+    .for("no key update");
   const bounds = projectBounds(row?.limits ?? {}, relay);
   for (const name of names) {
     const limit = bounds[name];

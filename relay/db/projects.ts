@@ -103,7 +103,11 @@ export function openProjects(database: Database, limits: RelayLimits): Projects 
     change: (id, version, { name, limits }, by) =>
       database.transaction(async (tx) => {
         await tx.execute(sql`select pg_advisory_xact_lock(${NAMES_LOCK})`);
-        const [before] = await tx.select().from(project).where(eq(project.id, id)).for("update");
+        const [before] = await tx
+          .select()
+          .from(project)
+          .where(eq(project.id, id))
+          .for("no key update");
         if (before === undefined || before.version !== version) return undefined;
         if (name !== undefined && name !== before.name) {
           const [other] = await tx

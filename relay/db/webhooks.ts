@@ -24,17 +24,14 @@ import {
   type SQL,
 } from "drizzle-orm";
 
-import { RelayError } from "../errors.ts";
+import { relayLimits } from "../limits.ts";
 import { toHex } from "../protocol/bytes.ts";
-import {
-  DELIVERIES_KEPT_DAYS,
-  EVENTS_PER_ROUND_MAX,
-  WEBHOOKS_PER_PROJECT_MAX,
-} from "../webhooks/limits.ts";
+import { DELIVERIES_KEPT_DAYS, EVENTS_PER_ROUND_MAX } from "../webhooks/limits.ts";
 import { addAudit, type Actor } from "./audit.ts";
 import type { Database, Orm } from "./database.ts";
+import { requireRoom } from "./project-limits.ts";
 import { addProjectEvent, type ProjectEventRow } from "./project-events.ts";
-import { project, projectEvent, webhook, webhookDelivery, type DeliveryState } from "./schema.ts";
+import { projectEvent, webhook, webhookDelivery, type DeliveryState } from "./schema.ts";
 
 export type WebhookRow = typeof webhook.$inferSelect;
 export type DeliveryRow = typeof webhookDelivery.$inferSelect;
@@ -99,7 +96,12 @@ export interface ProjectWebhooks {
   test(row: WebhookRow): Promise<DeliveryRow>;
 }
 
-export function projectWebhooks(database: Database, projectId: string): ProjectWebhooks {
+/** @param limits The relay's, for a project that has none of its own. */
+export function projectWebhooks(
+  database: Database,
+  projectId: string,
+  limits = relayLimits(),
+): ProjectWebhooks {
   const mine = (id: string) => and(eq(webhook.projectId, projectId), eq(webhook.id, id));
   const changed = async (
     id: string,
@@ -128,22 +130,7 @@ export function projectWebhooks(database: Database, projectId: string): ProjectW
   return {
     async create(added, by) {
       return await database.transaction(async (tx) => {
-        // Held until the end: two at once would both find room.
-        const [owner] = await tx
-          .select({ limits: project.limits })
-          .from(project)
-          .where(eq(project.id, projectId))
-          .for("update");
-        const max = owner?.limits.webhooks ?? WEBHOOKS_PER_PROJECT_MAX;
-        if ((await tx.$count(webhook, eq(webhook.projectId, projectId))) >= max) {
-          throw new RelayError(
-            "LIMIT_EXCEEDED",
-            `a project has at most ${max} webhooks: delete one`,
-            {
-              details: { limitName: "webhooks" },
-            },
-          );
-        }
+        await requireRoom(tx, projectId, ["webhooks"], limits);
         const [last] = await tx
           .select({ id: projectEvent.id })
           .from(projectEvent)

@@ -4,8 +4,6 @@
  * @module
  */
 
-/** Webhooks of a project, unless its own limits say otherwise. */
-export const WEBHOOKS_PER_PROJECT_MAX = 20;
 export const WEBHOOK_URL_CHARS_MAX = 2_048;
 export const EVENT_TYPES_PER_WEBHOOK_MAX = 32;
 /** From the name's resolution to the answer's last byte. */
