@@ -23,7 +23,7 @@ import { createApiKeys, DEFAULT_PROJECT, type ApiKeys } from "./db/api-keys.ts";
 import { openDatabase, type Database } from "./db/database.ts";
 import { createIdempotentRequests } from "./db/idempotent-requests.ts";
 import { API_SCOPES } from "./db/schema.ts";
-import { projectShares, spentProjects } from "./db/project-limits.ts";
+import { projectShares, sessionRates, spentProjects } from "./db/project-limits.ts";
 import { createSessionStore, type DatabaseSessionStore } from "./db/session-store.ts";
 import { abandonedSessions } from "./db/sessions.ts";
 import { createSignIns } from "./db/sign-ins.ts";
@@ -453,6 +453,8 @@ async function takeCare(parts: {
     node.setSpent(await spentProjects(database, limits));
     const ofProjects = await projectShares(database, shares.projectIds, limits);
     for (const [projectId, share] of ofProjects) shares.configure(projectId, share);
+    const ofSessions = await sessionRates(database, switchboard.liveSessionIds);
+    for (const [id, bytesPerS] of ofSessions) switchboard.setBytesPerS(id, bytesPerS);
     await signIns.clear();
     for (const sessionId of await abandonedSessions(database, ABANDONED_PER_ROUND)) {
       const change = {

@@ -32,6 +32,7 @@ import type { Output } from "./output.ts";
 import { EXPORT_OPTIONS, ExportOptions, requireReceivedPlace } from "./region-options.ts";
 import { readSecret } from "./relay-access.ts";
 import { joinPatiently, STATE_OPTIONS, stateDirectory, type Resumed } from "./resumption.ts";
+import { throttledWarning } from "../session/throttled.ts";
 
 const DOWNTIME_BUDGET_DEFAULT_MS = 300;
 /** Between two looks at the path, for the read-ahead of exports. */
@@ -155,6 +156,7 @@ export async function leech(
             if (command === "finalize") leecher?.finalize();
             else if (command === "postcopy") leecher?.finalize({ postcopy: true });
           },
+          onThrottled: (held) => output.event(throttledWarning(held)),
           onConnection: (connected, detail) => {
             if (!connected) output.note(`the relay is out of reach (${detail}), trying again`);
           },

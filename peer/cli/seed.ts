@@ -35,6 +35,7 @@ import { EXPORT_OPTIONS, REGION_OPTION, seededRegions } from "./region-options.t
 import { RELAY_OPTIONS, relayAccess } from "./relay-access.ts";
 import { joinPatiently, STATE_OPTIONS, stateDirectory, type Resumed } from "./resumption.ts";
 import { formatBytes } from "./size.ts";
+import { throttledWarning } from "../session/throttled.ts";
 
 const HASH_KEY_BYTES = 32;
 const TICKET_TTL_DEFAULT_MS = 3_600_000;
@@ -296,6 +297,7 @@ class SeedAttempt {
             version: VERSION,
           }),
           onOwnership: (ownership) => seeder?.ownershipChanged(ownership),
+          onThrottled: (held) => output.event(throttledWarning(held)),
           onConnection: (connected, detail) => {
             if (!connected) output.note(`the relay is out of reach (${detail}), trying again`);
           },

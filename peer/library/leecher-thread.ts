@@ -24,6 +24,7 @@ import { VERSION } from "../version.ts";
 import type { Caller } from "./caller.ts";
 import type { LeechSetup } from "./messages.ts";
 import { goOn, type Running } from "./running.ts";
+import { throttledWarning } from "../session/throttled.ts";
 
 export async function runLeecher(
   setup: LeechSetup,
@@ -59,6 +60,7 @@ export async function runLeecher(
         if (command === "finalize") leecher?.finalize();
         else if (command === "postcopy") leecher?.finalize({ postcopy: true });
       },
+      onThrottled: (held) => caller.event(throttledWarning(held)),
       onConnection: (connected, detail) => caller.event({ event: "connection", connected, detail }),
     });
     try {

@@ -27,6 +27,7 @@ import { FENCE_PATIENCE_MS } from "./limits.ts";
 import { MappedWrites } from "./mapped-writes.ts";
 import type { SeedSetup } from "./messages.ts";
 import { goOn, type Running } from "./running.ts";
+import { throttledWarning } from "../session/throttled.ts";
 
 const HASH_KEY_BYTES = 32;
 
@@ -119,6 +120,7 @@ class SeederThread {
         version: VERSION,
       }),
       onOwnership: (ownership) => seeder?.ownershipChanged(ownership),
+      onThrottled: (held) => caller.event(throttledWarning(held)),
       onConnection: (connected, detail) => caller.event({ event: "connection", connected, detail }),
     });
     this.#closing.push(() => control.close());

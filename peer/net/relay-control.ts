@@ -17,6 +17,7 @@ import {
   type Progress,
   type ProgressMore,
   type WelcomeFrame,
+  type ThrottledFrame,
 } from "../../relay/protocol/frame.ts";
 import { messageOf, ProtocolError } from "../../relay/protocol/errors.ts";
 import type { Role, SessionState } from "../../relay/protocol/ids.ts";
@@ -87,6 +88,8 @@ export interface RelayControlOptions {
   readonly onCommand?: (command: Command, reason: string) => void;
   /** The relay said who owns the region. */
   readonly onOwnership?: (ownership: Ownership) => void;
+  /** A bound of the relay's begins to hold this session back, or keeps it out. For people only. */
+  readonly onThrottled?: (held: Omit<ThrottledFrame, "kind">) => void;
   /** The link broke, or is back. For people only. */
   readonly onConnection?: (connected: boolean, detail: string) => void;
 }
@@ -137,6 +140,8 @@ export class RelayControl {
   #failure: unknown;
   #running: Promise<void> = Promise.resolve();
   #heardAtMs = 0;
+  /** When a relay that was full is to be asked again. */
+  #askAgainAtMs = 0;
   #goingAway: GoingAway | undefined;
   readonly #rtt = new RttMeter();
   /** Set by `pause` and `resume`, also before anybody here has begun. */
@@ -334,7 +339,7 @@ export class RelayControl {
         this.#options.onConnection?.(false, messageOf(error));
         // It went before it was left, as it may: the next one is there no sooner than it said.
         const early = (this.#goingAway?.leaveAtMs ?? 0) - performance.now();
-        delayMs = Math.max(delayMs, early);
+        delayMs = Math.max(delayMs, early, this.#askAgainAtMs - performance.now());
       }
       connection = undefined;
       try {
@@ -403,10 +408,16 @@ export class RelayControl {
 
   /** The next frame; an `error` frame is thrown as what it says. */
   async #frame(reader: MessageReader): Promise<Frame> {
-    const frame = await readFrame(reader, CONTROL_FRAME_BYTES_MAX);
-    if (frame === null) throw new ProtocolError("LINK_CLOSED", "the relay closed the connection");
-    if (frame.kind === "error") throw new ProtocolError(frame.code, frame.message);
-    return frame;
+    for (;;) {
+      const frame = await readFrame(reader, CONTROL_FRAME_BYTES_MAX);
+      if (frame === null) throw new ProtocolError("LINK_CLOSED", "the relay closed the connection");
+      if (frame.kind === "error") throw new ProtocolError(frame.code, frame.message);
+      if (frame.kind !== "throttled") return frame;
+      const { limitName, bytesPerS } = frame;
+      const retryInMs = Math.min(frame.retryInMs, RECONNECT_IN_MS_MAX);
+      this.#askAgainAtMs = performance.now() + retryInMs;
+      this.#options.onThrottled?.({ limitName, bytesPerS, retryInMs });
+    }
   }
 
   /** Handles frames until the connection ends, which is always an error. */

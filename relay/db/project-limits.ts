@@ -3,7 +3,7 @@
  *
  * @module
  */
-import { and, count, eq, gte, isNull, notInArray, sql, sum, type SQL } from "drizzle-orm";
+import { and, count, eq, gte, inArray, isNull, notInArray, sql, sum, type SQL } from "drizzle-orm";
 import type { PgTable } from "drizzle-orm/pg-core";
 
 import { limitError, type RelayLimits } from "../limits.ts";
@@ -139,6 +139,21 @@ export async function projectShares(
         return [id, { bytesPerS: relayedBytesPerS, weight: relayWeight }];
       }),
   );
+}
+
+/** The rates of these sessions, as they are now; 0 for none. */
+export async function sessionRates(
+  database: Database,
+  ids: readonly string[],
+): Promise<ReadonlyMap<string, number>> {
+  if (ids.length === 0) return new Map();
+  const rows = await database.run((orm) =>
+    orm
+      .select({ id: session.id, limits: session.limits })
+      .from(session)
+      .where(inArray(session.id, [...ids])),
+  );
+  return new Map(rows.map(({ id, limits }) => [id, limits.bytesPerS ?? 0]));
 }
 
 export interface UsedDay {

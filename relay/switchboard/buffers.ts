@@ -12,6 +12,8 @@ import type { BufferBound } from "../protocol/stream.ts";
 
 /** The least for a stream, each way: a message of a peer's. */
 export const STREAM_BUFFER_BYTES_MIN = 64 * 1024;
+/** A stream of which nothing is known yet, and a control stream, hold this much. */
+export const UNKNOWN_STREAM_BOUND: BufferBound = { bytes: STREAM_BUFFER_BYTES_MIN };
 /** A pair has two streams, and each holds what arrived and what is to be sent. */
 const BUFFERS_PER_PAIR = 4;
 

@@ -86,8 +86,8 @@ export class Room {
   }
 
   /** Changes the session's own rate; 0 for none. */
-  set bytesPerS(value: number) {
-    if (this.#options.flow !== undefined) this.#options.flow.bytesPerS = value;
+  setBytesPerS(bytesPerS: number): void {
+    if (this.#options.flow !== undefined) this.#options.flow.bytesPerS = bytesPerS;
   }
 
   member(role: Role): Member | undefined {

@@ -10,8 +10,7 @@
 import { randomBytes } from "node:crypto";
 import type { Command, Frame, HelloFrame, Progress, ProgressMore } from "../protocol/frame.ts";
 import { messageOf, ProtocolError } from "../protocol/errors.ts";
-import { isEnded, STREAM_SECRET_BYTES, type Role } from "../protocol/ids.ts";
-import type { SessionState } from "../protocol/ids.ts";
+import { isEnded, STREAM_SECRET_BYTES, type Role, type SessionState } from "../protocol/ids.ts";
 import {
   CONTROL_FRAME_BYTES_MAX,
   PREFACE_BYTES_MAX,
@@ -39,15 +38,13 @@ import { sayFarewell } from "./farewell.ts";
 import { join } from "./joining.ts";
 import type { VerifyProof } from "./proof.ts";
 import { LimitRefusal, refuse } from "./refusal.ts";
-import { STREAM_BUFFER_BYTES_MIN } from "./buffers.ts";
+import { UNKNOWN_STREAM_BOUND } from "./buffers.ts";
 import { SessionRecords } from "./record-lane.ts";
 import { learned, progressed, saveProgress, tellHold, tellNewHold, type Note } from "./reports.ts";
-import { send, type LivePeer, type Member, type OnBytes, type Room } from "./room.ts";
+import type { LivePeer, Member, OnBytes, Room } from "./room.ts";
 import { TokenBucket } from "../token-bucket.ts";
 import type { JoinedSession, SessionStore } from "./session-store.ts";
 
-/** A stream of which nothing is known yet, and a control stream, hold this much. */
-const UNKNOWN_STREAM_BOUND = { bytes: STREAM_BUFFER_BYTES_MIN };
 /** Progress reaches the database at most this often; the API shows what is in memory. */
 const PROGRESS_SAVE_INTERVAL_MS = 5_000;
 
@@ -172,10 +169,9 @@ export class Switchboard {
     room.broadcast({ kind: "owner", owner, ownerEpoch, state, reason });
   }
 
-  /** Changes the rate that a session is held to; 0 for none. */
-  setBytesPerS(sessionId: Uint8Array, bytesPerS: number): void {
-    const room = this.#rooms.get(toHex(sessionId));
-    if (room !== undefined) room.bytesPerS = bytesPerS;
+  /** Changes the rate that a session is held to; 0 for none. @param sessionId In hexadecimal. */
+  setBytesPerS(sessionId: string, bytesPerS: number): void {
+    this.#rooms.get(sessionId)?.setBytesPerS(bytesPerS);
   }
 
   live(sessionId: Uint8Array): LiveSession | undefined {
@@ -189,6 +185,10 @@ export class Switchboard {
       stillMs: Math.max(0, Date.now() - room.movedAtMs),
       bytesFrom: room.bytesFrom,
     };
+  }
+
+  get liveSessionIds(): readonly string[] {
+    return [...this.#rooms.keys()];
   }
 
   get liveSessionCount(): number {

@@ -554,6 +554,61 @@ describe("shares and a full node", () => {
     expect(await narrow.throttled("nodeBytesPerS")).toBeGreaterThan(0);
   });
 
+  test("(19) a session keeps to its own rate, and its peers are told once", async (ctx) => {
+    skipUnless(ctx, requireTool("postgres"));
+    const bytesPerS = 4 * MIB;
+    const session = await scene.session(key, { limits: { bytesPerS } });
+    const peers = await pair(session);
+    const [seeder, leecher] = peers;
+    const over = new AbortController();
+    const ends = await Promise.all(
+      Array.from({ length: 6 }, async (_, i) =>
+        Promise.all([seeder.openStream(2 + i), leecher.openStream(2 + i)]),
+      ),
+    );
+    const told = peers.map(async (peer) => {
+      let count = 0;
+      for (;;) {
+        const frame = await peer.next().catch(() => null);
+        if (frame === null) return count;
+        if (frame.kind !== "throttled") continue;
+        expect(frame).toEqual({
+          kind: "throttled",
+          limitName: "sessionBytesPerS",
+          bytesPerS,
+          retryInMs: 0,
+        });
+        count++;
+      }
+    });
+    let moved = 0;
+    const pumps = ends.flatMap(([from, to]) => [
+      (async () => {
+        while (!over.signal.aborted) await from.write(new Uint8Array(64 * 1024));
+      })(),
+      (async () => {
+        for (;;) {
+          const piece = await to.read();
+          moved += piece?.length ?? 0;
+        }
+      })(),
+    ]);
+    // What they wait for ends with the peers.
+    for (const pump of pumps) pump.catch(() => {});
+    void alive(over.signal, ...peers).catch(() => {});
+    // What is under way when it begins, in sockets and buffers, was not held back yet.
+    await sleep(1_000);
+    const [fromMoved, fromMs] = [moved, performance.now()];
+    await sleep(4_000);
+    const rate = ((moved - fromMoved) / (performance.now() - fromMs)) * 1_000;
+    over.abort();
+    await leave(...peers);
+    expect(rate / bytesPerS).toBeLessThan(1.15);
+    expect(rate / bytesPerS).toBeGreaterThan(0.6);
+    expect(await Promise.all(told)).toEqual([1, 1]);
+    expect(await scene.throttled("sessionBytesPerS")).toBe(1);
+  });
+
   test("(4) a relay short of descriptors lets in nobody new, and keeps whom it has", async (ctx) => {
     skipUnless(ctx, requireTool("postgres"));
     await using small = await Scene.open({
