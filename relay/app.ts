@@ -150,7 +150,7 @@ export function createApp(dependencies: AppDependencies): App {
   app.use(boundedBody);
 
   // Before the key is asked for: whoever looks at its network may have none yet.
-  app.route("/v1", discoveryRoutes({ discovery: dependencies.discovery, clock }));
+  app.route("/v1", discoveryRoutes({ discovery: dependencies.discovery, limits, clock }));
   const signIns = createSignIns(database);
   const auth = createAuth({ apiKeys, signIns, limits, clock });
   app.use("/v1/*", jsonOnly);

@@ -6,16 +6,14 @@
 import { createRoute, OpenAPIHono } from "@hono/zod-openapi";
 
 import { toBase64Url } from "../protocol/bytes.ts";
-import { parseIpAddress } from "../protocol/ip-address.ts";
 import { RelayError } from "../errors.ts";
-import { networkOf } from "../transport/discovery.ts";
+import { limitError, type RelayLimits } from "../limits.ts";
+import { prefixOf } from "../transport/prefix.ts";
 import { remoteAddressOf, type AppEnv } from "./env.ts";
 import { RateLimit } from "./rate-limit.ts";
 import { discoverySchema, problemSchema } from "./schemas.ts";
 
-/** Tokens for one network. */
-const TOKENS_PER_S = 0.2;
-const TOKENS_BURST = 20;
+/** Networks that are counted; beyond that the ones idle for longest are forgotten. */
 const NETWORKS_MAX = 10_000;
 
 /** What the API asks of the UDP ports. */
@@ -26,6 +24,7 @@ export interface OpenDiscovery {
 
 export interface DiscoveryRouteOptions {
   readonly discovery: OpenDiscovery | undefined;
+  readonly limits: RelayLimits;
   /** Milliseconds, monotone. */
   readonly clock: () => number;
 }
@@ -51,10 +50,10 @@ const createDiscovery = createRoute({
 });
 
 export function discoveryRoutes(options: DiscoveryRouteOptions): OpenAPIHono<AppEnv> {
-  const { discovery, clock } = options;
+  const { discovery, limits, clock } = options;
   const limit = new RateLimit({
-    perSecond: TOKENS_PER_S,
-    burst: TOKENS_BURST,
+    perSecond: limits.discoveryTokensPerPrefix,
+    burst: limits.discoveryTokenBurstPerPrefix,
     keysMax: NETWORKS_MAX,
     clock,
   });
@@ -66,12 +65,11 @@ export function discoveryRoutes(options: DiscoveryRouteOptions): OpenAPIHono<App
         "address discovery is off at this relay: see --discovery-ports",
       );
     }
-    const address = parseIpAddress(remoteAddressOf(c));
-    const waitS = limit.take(address === undefined ? "unknown" : networkOf(address));
-    if (waitS > 0) {
-      throw new RelayError("RATE_LIMITED", "too many requests: slow down", {
-        details: { limitName: "discoveryTokens", retryAfterS: Math.ceil(waitS) },
-      });
+    const retryAfterS = limit.take(prefixOf(remoteAddressOf(c)));
+    if (retryAfterS > 0) {
+      const bound = limits.discoveryTokensPerPrefix;
+      const met = { limitName: "discoveryTokensPerPrefix", limit: bound, retryAfterS } as const;
+      throw limitError("RATE_LIMITED", met, "too many requests: slow down");
     }
     const ports: [number, number] = [...discovery.ports];
     return c.json({ token: toBase64Url(discovery.lend()), ports }, 200);
