@@ -42,7 +42,7 @@ import type { ApiKeys } from "./db/api-keys.ts";
 import type { Database } from "./db/database.ts";
 import { createIdempotentRequests } from "./db/idempotent-requests.ts";
 import type { DatabaseSessionStore } from "./db/session-store.ts";
-import { countByState } from "./db/sessions.ts";
+import { countByState, statesOf } from "./db/sessions.ts";
 import { createSignIns } from "./db/sign-ins.ts";
 import { RelayError } from "./errors.ts";
 import { RELAY_LIMITS, relayLimits, type RelayLimits } from "./limits.ts";
@@ -247,8 +247,18 @@ export function createApp(dependencies: AppDependencies): App {
 
   app.get("/metrics", localOrAdmin, async (c) => {
     // A database that is down is no reason to hide the other numbers; its own counter says so.
-    const byState = await countByState(database).catch(() => undefined);
-    if (byState !== undefined) metrics.setSessions(byState);
+    const paths = switchboard.livePaths();
+    try {
+      const byState = await countByState(database);
+      const states = await statesOf(database, [...paths.keys()]);
+      metrics.setSessions(
+        byState,
+        [...states].map(([id, state]) => ({ state, path: paths.get(id) ?? "none" })),
+      );
+    } catch {
+      // Its own counter has counted it: what was known before stays.
+    }
+    metrics.setQueueBytes(switchboard.queuedBytes);
     return c.body(await metrics.render(), 200, { "content-type": metrics.contentType });
   });
 

@@ -3,7 +3,7 @@
  *
  * @module
  */
-import { Counter, Gauge, Histogram, Registry } from "prom-client";
+import { collectDefaultMetrics, Counter, Gauge, Histogram, Registry } from "prom-client";
 
 import type { Role } from "./protocol/ids.ts";
 import { SESSION_STATES, type SessionState } from "./protocol/ids.ts";
@@ -13,13 +13,27 @@ export interface Metrics {
   readonly contentType: string;
   /** The exposition text. */
   render(): Promise<string>;
-  setSessions(byState: Readonly<Record<SessionState, number>>): void;
+  /**
+   * @param byState Of all sessions in the database.
+   * @param live Of those, the ones that both peers are here for, by how they are.
+   */
+  setSessions(
+    byState: Readonly<Record<SessionState, number>>,
+    live: readonly { readonly state: SessionState; readonly path: string }[],
+  ): void;
+  setQueueBytes(bytes: number): void;
   addBytes(from: Role, link: LinkKind, count: number): void;
   observeDowntime(downtimeMs: number): void;
   countHandshakeFailure(code: string): void;
   countThrottled(limitName: string): void;
   countDatabaseError(): void;
   countDiscovery(outcome: string): void;
+  /** Seconds from both peers' joining to the end. */
+  observeMigration(seconds: number): void;
+  observePairWait(seconds: number): void;
+  countAcceptFailure(what: string): void;
+  countPathChange(from: string, to: string): void;
+  countWebhook(state: string): void;
 }
 
 /** Milliseconds of downtime that people tell apart: a frame, a retransmission, a connection timeout. */
@@ -30,14 +44,14 @@ export function createMetrics(): Metrics {
   const registers = [registry];
   const sessions = new Gauge({
     name: "relay_sessions",
-    help: "Sessions in the database by state",
-    labelNames: ["state"],
+    help: "Sessions in the database by state, and by how both peers are here; `none` where they are not",
+    labelNames: ["state", "path"],
     registers,
   });
   const bytes = new Counter({
     name: "relay_bytes_total",
     help: "Bytes copied between peers, by who sent them and over which link",
-    labelNames: ["direction", "link"],
+    labelNames: ["direction", "path"],
     registers,
   });
   const downtime = new Histogram({
@@ -69,14 +83,66 @@ export function createMetrics(): Metrics {
     labelNames: ["outcome"],
     registers,
   });
-  for (const state of SESSION_STATES) sessions.set({ state }, 0);
+  const migrations = new Histogram({
+    name: "relay_migration_seconds",
+    help: "From both peers' joining to done",
+    buckets: [1, 3, 10, 30, 60, 180, 600, 1_800, 3_600, 10_800, 43_200],
+    registers,
+  });
+  const pairWait = new Histogram({
+    name: "relay_pair_wait_seconds",
+    help: "How long the first peer of a session waited for the other",
+    buckets: [0.1, 0.5, 1, 5, 15, 60, 300, 900, 3_600],
+    registers,
+  });
+  const acceptFailures = new Counter({
+    name: "relay_accept_failures_total",
+    help: "Connections and requests that failed before anybody was served, by kind",
+    labelNames: ["class"],
+    registers,
+  });
+  const pathChanges = new Counter({
+    name: "relay_path_upgrades_total",
+    help: "Sessions whose peers came back by another link than before",
+    labelNames: ["from", "to"],
+    registers,
+  });
+  const queueBytes = new Gauge({
+    name: "relay_queue_bytes",
+    help: "Bytes held for peers that are slow to read",
+    registers,
+  });
+  const webhooks = new Counter({
+    name: "relay_webhook_attempts_total",
+    help: "Attempts to deliver to webhooks, by what the delivery was after it",
+    labelNames: ["state"],
+    registers,
+  });
+  // The event loop's lag, memory, CPU and descriptors of the process.
+  collectDefaultMetrics({ register: registry });
+  for (const state of SESSION_STATES) sessions.set({ state, path: "none" }, 0);
   return {
     contentType: registry.contentType,
     render: () => registry.metrics(),
-    setSessions: (byState) => {
-      for (const state of SESSION_STATES) sessions.set({ state }, byState[state]);
+    setSessions: (byState, live) => {
+      sessions.reset();
+      const here: Partial<Record<SessionState, number>> = {};
+      for (const { state, path } of live) {
+        sessions.inc({ state, path });
+        here[state] = (here[state] ?? 0) + 1;
+      }
+      // Between the two looks one may have moved on.
+      for (const state of SESSION_STATES) {
+        sessions.set({ state, path: "none" }, Math.max(0, byState[state] - (here[state] ?? 0)));
+      }
     },
-    addBytes: (from, link, count) => bytes.inc({ direction: `from_${from}`, link }, count),
+    setQueueBytes: (count) => queueBytes.set(count),
+    addBytes: (from, path, count) => bytes.inc({ direction: `from_${from}`, path }, count),
+    observeMigration: (seconds) => migrations.observe(seconds),
+    observePairWait: (seconds) => pairWait.observe(seconds),
+    countAcceptFailure: (what) => acceptFailures.inc({ class: what }),
+    countPathChange: (from, to) => pathChanges.inc({ from, to }),
+    countWebhook: (state) => webhooks.inc({ state }),
     observeDowntime: (downtimeMs) => downtime.observe(downtimeMs / 1000),
     countHandshakeFailure: (reason) => handshakeFailures.inc({ reason }),
     countThrottled: (limit) => throttled.inc({ limit }),

@@ -73,6 +73,8 @@ export interface Relay extends AsyncDisposable {
 const KEY_FILE = "relay-key";
 const DATABASE_FOLDER = "database";
 const CARE_INTERVAL_MS = 30_000;
+/** Sessions whose last link is remembered, to see that it was another one before. */
+const LAST_PATHS_MAX = 10_000;
 const ABANDONED_PER_ROUND = 500;
 /** What one part of the relay may take to close: a database that stands still must not keep it from leaving. */
 const CLOSE_STEP_MS = 10_000;
@@ -148,6 +150,7 @@ async function start(
 
   const store = createSessionStore(database, {
     onDowntime: (downtimeMs) => metrics.observeDowntime(downtimeMs),
+    onDone: (seconds) => metrics.observeMigration(seconds),
     onFoldError: (error) => log("warn", "index not folded", { reason: messageOf(error) }),
     defaults: limits,
   });
@@ -183,9 +186,19 @@ async function start(
       bytesRelayed += count;
       metrics.addBytes(from, link, count);
     },
+    onPaired: (sessionId, path, waitedMs) => {
+      if (waitedMs !== undefined) metrics.observePairWait(waitedMs / 1000);
+      const before = lastPaths.get(sessionId);
+      if (before !== undefined && before !== path) metrics.countPathChange(before, path);
+      lastPaths.delete(sessionId);
+      lastPaths.set(sessionId, path);
+      const [oldest] = lastPaths.size > LAST_PATHS_MAX ? lastPaths.keys() : [];
+      if (oldest !== undefined) lastPaths.delete(oldest);
+    },
     drainDeadlineMs: config.drainWaitMs,
   });
   let bytesRelayed = 0;
+  const lastPaths = new Map<string, string>();
   const relay = new RelayNode({
     database,
     log,
@@ -261,8 +274,10 @@ async function start(
     requestListener: (request, response) => void answer(request, response),
     webTransport: config.webTransport ? "auto" : "off",
     ...(config.dashboard === undefined ? {} : { plain: config.dashboard }),
-    onProblem: ({ what, remoteAddress, message }) =>
-      log("debug", "connection problem", { what, remoteAddress, reason: message }),
+    onProblem: ({ what, remoteAddress, message }) => {
+      metrics.countAcceptFailure(what);
+      log("debug", "connection problem", { what, remoteAddress, reason: message });
+    },
   });
   undo.push(() => listener.close());
   // While the sockets are still there: peers are told when to come back.
@@ -283,6 +298,7 @@ async function start(
     rules: config.webhooks,
     version,
     log,
+    onAttempt: (state) => metrics.countWebhook(state),
   });
   deliverer.start();
   undo.push(() => deliverer.stop());

@@ -54,7 +54,6 @@ import {
   sessionIdSchema,
   sessionPageSchema,
   sessionSchema,
-  type SessionAction,
   type SessionBody,
 } from "./schemas.ts";
 import type { StreamCount } from "./stream-count.ts";
@@ -63,7 +62,7 @@ import { allowedActions, AT_WORK, sessionBody, stateOf } from "./session-body.ts
 /** What the API asks of the switchboard. */
 export type LiveSessions = Pick<
   Switchboard,
-  "announce" | "command" | "live" | "liveSessionCount" | "onChange"
+  "announce" | "command" | "live" | "liveSessionCount" | "onChange" | "livePaths" | "queuedBytes"
 >;
 
 export interface RelayAddress {

@@ -58,6 +58,8 @@ export interface MovedBytes extends Readonly<Record<Role, number>> {
 export interface SessionStoreOptions extends ChunkIndexOptions {
   /** Told once per session that ended with a measured downtime. */
   readonly onDowntime?: (downtimeMs: number) => void;
+  /** Told once per session that is done: seconds since its peers had joined. */
+  readonly onDone?: (seconds: number) => void;
   /** Of projects that have no bounds of their own. Default: no rate, the same weight. */
   readonly defaults?: ShareDefaults;
 }
@@ -270,7 +272,11 @@ export function createSessionStore(
     async setState(sessionId, change) {
       const id = toHex(sessionId);
       if (change.state === "cancelled") return await cancel(id, change);
-      const outcome = await database.transaction(async (tx) => {
+      const outcome: {
+        readonly recorded: boolean;
+        readonly downtimeMs?: number;
+        readonly seconds?: number | undefined;
+      } = await database.transaction(async (tx) => {
         const [row] = await tx
           .select({
             projectId: session.projectId,
@@ -301,7 +307,7 @@ export function createSessionStore(
         if (noted) await tx.insert(sessionEvent).values({ sessionId: id, seq, type, data });
         const { deadlineMs } = row.limits;
         const milestone = verdict === "change" ? MILESTONES[change.state] : undefined;
-        await tx
+        const [written] = await tx
           .update(session)
           .set({
             ...(noted ? { eventSeq: seq } : {}),
@@ -322,13 +328,26 @@ export function createSessionStore(
             version: sql`${session.version} + 1`,
             updatedAt: sql`now()`,
           })
-          .where(eq(session.id, id));
+          .where(eq(session.id, id))
+          .returning({
+            // By the database's clock, which set the other one.
+            seconds: sql<
+              string | null
+            >`extract(epoch from now() - (${session.times}->>'joinedAt')::timestamptz)`,
+          });
         if (noted) {
           const event = { projectId: row.projectId, type: `session.${type}`, data };
           await addProjectEvent(tx, { ...event, subjectKind: "session", subjectId: id });
         }
-        return { recorded: true, downtimeMs: ends ? (row.progress?.downtimeMs ?? 0) : 0 };
+        const seconds = written?.seconds;
+        const isDone = ends && change.state === "done" && typeof seconds === "string";
+        return {
+          recorded: true,
+          downtimeMs: ends ? (row.progress?.downtimeMs ?? 0) : 0,
+          seconds: isDone ? Number(seconds) : undefined,
+        };
       });
+      if (outcome.seconds !== undefined) options.onDone?.(outcome.seconds);
       if ((outcome.downtimeMs ?? 0) > 0) options.onDowntime?.(outcome.downtimeMs ?? 0);
       return outcome.recorded;
     },

@@ -508,6 +508,21 @@ export async function sessionsPastDeadline(
 }
 
 /** Sessions by state, over all projects, for a gauge. */
+/** The states of some sessions, for those that are there. */
+export async function statesOf(
+  database: Database,
+  ids: readonly string[],
+): Promise<ReadonlyMap<string, SessionState>> {
+  if (ids.length === 0) return new Map();
+  const rows = await database.run((orm) =>
+    orm
+      .select({ id: session.id, state: session.state })
+      .from(session)
+      .where(inArray(session.id, [...ids])),
+  );
+  return new Map(rows.map(({ id, state }) => [id, state]));
+}
+
 export async function countByState(database: Database): Promise<Record<SessionState, number>> {
   const rows = await database.run((orm) =>
     orm.select({ state: session.state, count: count() }).from(session).groupBy(session.state),

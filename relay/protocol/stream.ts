@@ -42,6 +42,8 @@ export interface ByteStream {
   abort(code: ProtocolErrorCode, reason: string): void;
   /** Resolves when both directions are over; never rejects. */
   readonly closed: Promise<CloseInfo>;
+  /** Bytes that arrived and were not read, or were written and not taken by the transport, as far as is known here. */
+  readonly queuedBytes?: number;
   /** Holds at most this much from now on, where the transport lets that be chosen. */
   setBufferBound?(bound: BufferBound): void;
 }

@@ -139,6 +139,11 @@ class WebByteStream implements ByteStream {
     return this.#life.closed;
   }
 
+  /** What the transport holds for a reader is the transport's to know. */
+  get queuedBytes(): number {
+    return this.#sending.bytes;
+  }
+
   /** What arrived is held by the library, whose own windows bound it. */
   setBufferBound(bound: BufferBound): void {
     this.#sending.bound = bound;

@@ -98,6 +98,10 @@ class WebSocketByteStream implements ByteStream {
     return this.#life.closed;
   }
 
+  get queuedBytes(): number {
+    return this.#received.bytes + this.#sending.bytes;
+  }
+
   setBufferBound(bound: BufferBound): void {
     this.#bound = bound;
     this.#sending.bound = bound;

@@ -46,6 +46,8 @@ export interface LivePeer {
   readonly takesCommands?: boolean;
 }
 
+export type RoomPath = LinkKind | "mixed";
+
 /** Bytes were passed on from this side, over this kind of link. */
 export type OnBytes = (from: Role, link: LinkKind, count: number) => void;
 
@@ -100,6 +102,28 @@ export class Room {
     const { kind, remoteAddress, joinedAtMs } = member;
     const takesCommands = (member.features & FEATURES.commands) !== 0;
     return { link: kind, remoteAddress, joinedAtMs, takesCommands };
+  }
+
+  /** Which of the two ways the peers are here by; undefined while one is missing. */
+  get path(): RoomPath | undefined {
+    const { seeder, leecher } = this.#members;
+    if (seeder === undefined || leecher === undefined) return undefined;
+    return seeder.kind === leecher.kind ? seeder.kind : "mixed";
+  }
+
+  /** Counts how often both peers were here. */
+  get pairing(): number {
+    return this.#pairing;
+  }
+
+  /** What streams hold for a side that is slow. */
+  get queuedBytes(): number {
+    let bytes = 0;
+    for (const ends of this.#spliced.values()) {
+      for (const stream of ends) bytes += stream.queuedBytes ?? 0;
+    }
+    for (const { end } of this.#waiting.values()) bytes += end.stream.queuedBytes ?? 0;
+    return bytes;
   }
 
   get empty(): boolean {

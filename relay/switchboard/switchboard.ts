@@ -8,7 +8,7 @@
  * @module
  */
 import { randomBytes } from "node:crypto";
-import type { Command, Frame, HelloFrame, Progress, ProgressMore } from "../protocol/frame.ts";
+import type { Command, Frame, HelloFrame } from "../protocol/frame.ts";
 import { messageOf, ProtocolError } from "../protocol/errors.ts";
 import { isEnded, STREAM_SECRET_BYTES, type Role, type SessionState } from "../protocol/ids.ts";
 import {
@@ -39,29 +39,18 @@ import { join } from "./joining.ts";
 import type { VerifyProof } from "./proof.ts";
 import { LimitRefusal, refuse } from "./refusal.ts";
 import { UNKNOWN_STREAM_BOUND } from "./buffers.ts";
+import type { LiveSession, PeerDiscovery } from "./live.ts";
+import { COMMANDED, PHASES_OF } from "./roles.ts";
 import { SessionRecords } from "./record-lane.ts";
 import { learned, progressed, saveProgress, tellHold, tellNewHold, type Note } from "./reports.ts";
-import type { LivePeer, Member, OnBytes, Room } from "./room.ts";
+import { other, type Member, type OnBytes, type Room, type RoomPath } from "./room.ts";
 import { TokenBucket } from "../token-bucket.ts";
 import type { JoinedSession, SessionStore } from "./session-store.ts";
 
+export type { LiveSession, PeerDiscovery } from "./live.ts";
+
 /** Progress reaches the database at most this often; the API shows what is in memory. */
 const PROGRESS_SAVE_INTERVAL_MS = 5_000;
-
-/** Phases that each role may report; the relay itself records `joined` and `committed`. */
-const PHASES_OF: Record<Role, ReadonlySet<SessionState>> = {
-  seeder: new Set(["tracking", "precopy", "suspended", "failed"]),
-  leecher: new Set(["finalizing", "postcopy", "paused", "done", "failed"]),
-};
-
-/** Who acts on a command. */
-const COMMANDED: Readonly<Record<Command, readonly Role[]>> = {
-  finalize: ["leecher"],
-  postcopy: ["leecher"],
-  cancel: ["seeder", "leecher"],
-  pause: ["seeder", "leecher"],
-  resume: ["seeder", "leecher"],
-};
 
 export interface SwitchboardOptions {
   readonly store: SessionStore;
@@ -72,6 +61,12 @@ export interface SwitchboardOptions {
   ) => void;
   readonly onHandshakeFailure?: (code: string) => void;
   readonly onBytes?: OnBytes;
+  /**
+   * Both peers of a session are here.
+   *
+   * @param waitedMs How long the first waited for the other; undefined if they were together before.
+   */
+  readonly onPaired?: (sessionId: string, path: RoomPath, waitedMs: number | undefined) => void;
   /** Where peers learn their own UDP address; undefined if that is off. */
   readonly discovery?: PeerDiscovery | undefined;
   /** How long peers may take to leave when it closes. */
@@ -82,23 +77,6 @@ export interface SwitchboardOptions {
   readonly verifyProof?: VerifyProof;
   /** Without it, sessions take what they can and no one is kept out. */
   readonly bounds?: SwitchboardBounds;
-}
-
-export interface PeerDiscovery {
-  readonly ports: readonly [number, number];
-  /** A token for one connection of a peer. */
-  hold(): { readonly token: Uint8Array; release(): void };
-}
-
-/** What is known of a session only while somebody is connected. */
-export interface LiveSession {
-  readonly seeder: LivePeer | undefined;
-  readonly leecher: LivePeer | undefined;
-  readonly progress: Progress | undefined;
-  readonly more?: ProgressMore | undefined;
-  /** For how long nothing has moved. */
-  readonly stillMs?: number;
-  readonly bytesFrom: Readonly<Record<Role, number>>;
 }
 
 /** One peer's control stream while it is served. */
@@ -193,6 +171,18 @@ export class Switchboard {
 
   get liveSessionCount(): number {
     return this.#rooms.size;
+  }
+
+  /** Of all sessions together, what waits for a side that is slow. */
+  get queuedBytes(): number {
+    return [...this.#rooms.values()].reduce((sum, room) => sum + room.queuedBytes, 0);
+  }
+
+  /** How sessions with both peers here are joined, by their id in hexadecimal. */
+  livePaths(): ReadonlyMap<string, RoomPath> {
+    const paths = new Map<string, RoomPath>();
+    for (const [key, { path }] of this.#rooms) if (path !== undefined) paths.set(key, path);
+    return paths;
   }
 
   /** Calls back with the session whose live state or record changed. @returns Stops it. */
@@ -316,6 +306,11 @@ export class Switchboard {
     const room = this.#rooms.get(key) ?? openRoom(session, this.#options);
     room.enter(member);
     this.#rooms.set(key, room);
+    const twin = room.member(other(role));
+    if (twin !== undefined) {
+      const waitedMs = room.pairing === 1 ? now - twin.joinedAtMs : undefined;
+      this.#options.onPaired?.(key, room.path ?? incoming.kind, waitedMs);
+    }
     const fields = { sessionId: key, role, link: incoming.kind };
     this.#options.log("info", "peer joined", fields);
     const failed = Promise.withResolvers<never>();

@@ -15,7 +15,7 @@ import { RelayedPair } from "./relayed-pair.ts";
 const OUTAGE_MS = 60_000;
 const LOOK_MS = 10_000;
 const MIGRATIONS = 4;
-const REGION_BYTES = 48 * 1024 * 1024;
+const REGION_BYTES = 24 * 1024 * 1024;
 const PAUSE_MS = 2_000;
 
 interface Outage {

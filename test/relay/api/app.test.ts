@@ -807,10 +807,16 @@ describe("about the relay", () => {
     const { session } = await create();
     await expectProblem(await harness.app.request("/metrics"), 401, "UNAUTHENTICATED");
     const text = await (await harness.ask(key, "GET", "/metrics")).text();
-    expect(text).toMatch(/^relay_sessions\{state="pending"\} [1-9]/m);
+    expect(text).toMatch(/^relay_sessions\{state="pending",path="none"\} [1-9]/m);
     for (const name of [
       "relay_bytes_total",
       "relay_session_downtime_seconds",
+      "relay_migration_seconds",
+      "relay_pair_wait_seconds",
+      "relay_accept_failures_total",
+      "relay_path_upgrades_total",
+      "relay_queue_bytes",
+      "nodejs_eventloop_lag_seconds",
       "relay_handshake_failures_total",
       "relay_throttled_total",
       "relay_db_errors_total",

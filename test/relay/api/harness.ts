@@ -31,6 +31,14 @@ export class FakeSwitchboard {
     return this.sessions.get(toHex(sessionId));
   }
 
+  /** Relayed by WebSocket where both peers are here. */
+  livePaths(): ReadonlyMap<string, "websocket"> {
+    const both = [...this.sessions].filter(([, one]) => one.seeder && one.leecher);
+    return new Map(both.map(([id]) => [id, "websocket"]));
+  }
+
+  readonly queuedBytes = 0;
+
   command(sessionId: Uint8Array, command: Command, reason: string): boolean {
     this.commands.push({ sessionId: toHex(sessionId), command, reason });
     return this.sessions.get(toHex(sessionId))?.leecher !== undefined;
