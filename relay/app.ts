@@ -34,6 +34,7 @@ import { keyRoutes } from "./api/keys.ts";
 import { projectRoutes } from "./api/projects.ts";
 import { REFERENCE_STYLE, referencePage } from "./api/reference.ts";
 import { refuseInvalid } from "./api/refuse-invalid.ts";
+import { backupRoutes } from "./api/backup.ts";
 import { refuseWhileDraining, relayRoutes, type ThisRelay } from "./api/relays.ts";
 import { sessionRoutes, type LiveSessions, type RelayAddress } from "./api/sessions.ts";
 import { signInRoutes, whoamiRoutes } from "./api/sign-in.ts";
@@ -168,6 +169,7 @@ export function createApp(dependencies: AppDependencies): App {
   app.route("/v1", limitRoutes({ ...dependencies, limits, streams }));
 
   app.route("/v1", relayRoutes({ database, relay: dependencies.relay }));
+  app.route("/v1", backupRoutes({ database }));
   app.route("/v1", webhookRoutes({ database, limits, ...dependencies.webhooks }));
 
   app.openAPIRegistry.registerComponent("securitySchemes", "apiKey", {
