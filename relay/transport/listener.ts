@@ -71,7 +71,12 @@ export interface ListenOptions {
 }
 
 export interface ListenerProblem {
-  readonly what: "connection" | "request" | "webtransport-session" | "webtransport-listener";
+  readonly what:
+    | "accept"
+    | "connection"
+    | "request"
+    | "webtransport-session"
+    | "webtransport-listener";
   readonly remoteAddress: string;
   readonly message: string;
 }
@@ -110,7 +115,7 @@ export async function listen(given: ListenOptions): Promise<Listener> {
   const sessions = new SessionTable(options);
   for (let attempt = 1; ; attempt += 1) {
     const server = makeHttpsServer(options, sockets);
-    await listening(server, options.host, options.port);
+    await listening(server, options, options);
     const https = addressOf(server);
     let webTransport: WebTransportPort | null = null;
     if (!("unavailable" in implementation)) {
@@ -137,7 +142,7 @@ export async function listen(given: ListenOptions): Promise<Listener> {
     const plain = options.plain === undefined ? null : makePlainServer(options, sockets);
     if (plain !== null && options.plain !== undefined) {
       try {
-        await listening(plain, options.plain.host, options.plain.port);
+        await listening(plain, options.plain, options);
       } catch (error) {
         await webTransport?.close();
         await closed(server);
@@ -483,13 +488,19 @@ function delay(ms: number): Promise<void> {
   });
 }
 
-function listening(server: NetServer, host: string, port: number): Promise<void> {
+function listening(
+  server: NetServer,
+  { host, port }: { readonly host: string; readonly port: number },
+  { onProblem }: Pick<ListenOptions, "onProblem">,
+): Promise<void> {
   return new Promise((resolve, reject) => {
     server.once("error", reject);
     server.listen({ host, port }, () => {
       server.off("error", reject);
       // Such as EMFILE on accept: the next connection may be better off.
-      server.on("error", () => {});
+      server.on("error", ({ message }) =>
+        onProblem?.({ what: "accept", remoteAddress: "", message }),
+      );
       resolve();
     });
   });

@@ -3,8 +3,11 @@ import { mkdtemp, readdir, readFile, rm, stat, writeFile } from "node:fs/promise
 import { createServer } from "node:http";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import * as tls from "node:tls";
 import { afterEach, beforeEach, expect, test } from "vitest";
 
+import { readConfig } from "../../../relay/config.ts";
+import { startRelay } from "../../../relay/relay.ts";
 import { AcmeCertificates, type AcmeOptions } from "../../../relay/transport/acme.ts";
 import { startAuthority, type Authority } from "../../support/authority.ts";
 import { requireTool, skipUnless } from "../../support/requires.ts";
@@ -63,6 +66,40 @@ test("AcmeCertificates has a certificate issued for all its names, keeps it, and
   expect((await fewer.ensure()).hash).toEqual(second.hash);
   const more = certificates(authority, { domains: ["relay.example.org", "third.example.org"] });
   expect((await more.ensure()).hash).not.toEqual(second.hash);
+}, 60_000);
+
+test("a relay that is configured for ACME shows what was issued, and its tickets pin nothing", async (ctx) => {
+  skipUnless(ctx, requireTool("pebble"), requireTool("pebble-challtestsrv"));
+  await using authority = await startAuthority(directory);
+  const outcome = readConfig(
+    [
+      ["--listen", "127.0.0.1:0", "--dashboard", "off", "--no-user-config", "--no-webtransport"],
+      ["--data", join(directory, "data"), "--discovery-ports", "none"],
+      ["--acme-domains", "relay.example.org", "--acme-agree-terms"],
+      ["--acme-directory", authority.directoryUrl, "--acme-ca-file", authority.caFile],
+      ["--acme-challenge", `127.0.0.1:${authority.challengePort}`],
+    ].flat(),
+    {},
+  );
+  if (outcome.kind !== "config") throw new Error(JSON.stringify(outcome));
+  // A little ahead, as above.
+  const now = (): number => Date.now() + 60_000;
+  const relay = await startRelay(outcome.config, () => {}, { now });
+  try {
+    expect(relay.certificateHashes).toEqual([]);
+    const port = Number(new URL(relay.url).port);
+    const names = await new Promise<string | undefined>((resolve, reject) => {
+      const socket = tls.connect({ host: "127.0.0.1", port, rejectUnauthorized: false }, () => {
+        const { subjectaltname } = socket.getPeerCertificate();
+        setImmediate(() => socket.destroy());
+        resolve(subjectaltname);
+      });
+      socket.on("error", reject);
+    });
+    expect(names).toBe("DNS:relay.example.org");
+  } finally {
+    await relay.close();
+  }
 }, 60_000);
 
 test("AcmeCertificates says what kept it from being issued, and goes on with one that is good yet", async (ctx) => {
