@@ -160,7 +160,7 @@ export function createApp(dependencies: AppDependencies): App {
   app.use("/v1/*", auth.authenticate, idempotency({ requests, log }), auditRest({ database, log }));
   const isDraining = (): boolean => signal.aborted || dependencies.relay.draining;
   for (const path of ["/v1/sessions", "/v1/migrations"])
-    app.use(path, refuseWhileDraining(isDraining));
+    app.use(path, refuseWhileDraining(isDraining, dependencies));
   app.route("/v1", whoamiRoutes({ database, signIns }));
   app.route("/v1", projectRoutes({ database, limits }));
   app.route("/v1", keyRoutes({ database, limits }));

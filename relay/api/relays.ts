@@ -7,7 +7,7 @@ import { createRoute, OpenAPIHono } from "@hono/zod-openapi";
 import { createMiddleware } from "hono/factory";
 
 import type { Database } from "../db/database.ts";
-import { getRelay, listRelays, wantState, type RelayRow } from "../db/relays.ts";
+import { activeUrls, getRelay, listRelays, wantState, type RelayRow } from "../db/relays.ts";
 import { RelayError } from "../errors.ts";
 import type { RelayNode } from "../relay-node.ts";
 import { actorOf } from "./actor.ts";
@@ -119,14 +119,19 @@ export function relayRoutes({ database, relay }: RelayRoutesOptions): OpenAPIHon
 }
 
 /** New sessions go to another relay, or wait: for the routes that make some. */
-export function refuseWhileDraining(isDraining: () => boolean) {
+export function refuseWhileDraining(
+  isDraining: () => boolean,
+  { database, relay }: RelayRoutesOptions,
+) {
   return createMiddleware<AppEnv>(async (c, next) => {
     if (c.req.method === "POST" && isDraining()) {
+      // A database that does not answer has no others to name either.
+      const alternateUrls = await activeUrls(database, relay.id).catch(() => []);
       throw new RelayError(
         "RELAY_DRAINING",
         "this relay takes no new sessions: ask another, or again",
         {
-          details: { retryAfterS: RETRY_AFTER_S },
+          details: { retryAfterS: RETRY_AFTER_S, alternateUrls },
         },
       );
     }

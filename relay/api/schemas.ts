@@ -210,6 +210,7 @@ export const problemSchema = z
     currentState: stateSchema.optional(),
     allowedActions: z.array(actionSchema).optional(),
     issues: z.array(z.object({ path: z.string(), message: z.string() })).optional(),
+    alternateUrls: z.array(z.string()).optional(),
     limitName: z.string().optional(),
   })
   .openapi("Problem");

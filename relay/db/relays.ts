@@ -3,7 +3,7 @@
  *
  * @module
  */
-import { and, desc, eq, lt, sql } from "drizzle-orm";
+import { and, desc, eq, gt, lt, ne, sql } from "drizzle-orm";
 
 import { addAudit, type Actor } from "./audit.ts";
 import type { Database } from "./database.ts";
@@ -11,6 +11,9 @@ import { relayInstance, type RelayLoad, type RelayState } from "./schema.ts";
 
 export type RelayRow = typeof relayInstance.$inferSelect;
 
+/** Three heartbeats. */
+const HEARD_LATELY = sql`now() - interval '15 seconds'`;
+const ALTERNATES_MAX = 8;
 /** A relay that was not heard of for this long is forgotten. */
 const GONE = sql`now() - interval '1 hour'`;
 
@@ -67,6 +70,24 @@ export async function listRelays(
       .orderBy(desc(relayInstance.startedAt), desc(relayInstance.id))
       .limit(limit),
   );
+}
+
+/** Where others of the database's relays take sessions, as far as they were heard of lately. */
+export async function activeUrls(database: Database, exceptId: string): Promise<readonly string[]> {
+  const rows = await database.run((orm) =>
+    orm
+      .selectDistinct({ url: relayInstance.url })
+      .from(relayInstance)
+      .where(
+        and(
+          ne(relayInstance.id, exceptId),
+          eq(relayInstance.state, "active"),
+          gt(relayInstance.heartbeatAt, HEARD_LATELY),
+        ),
+      )
+      .limit(ALTERNATES_MAX),
+  );
+  return rows.map(({ url }) => url);
 }
 
 export async function getRelay(database: Database, id: string): Promise<RelayRow | undefined> {

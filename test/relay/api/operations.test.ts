@@ -3,6 +3,7 @@ import { afterAll, beforeAll, expect, test } from "vitest";
 
 import { toHex } from "../../../relay/protocol/bytes.ts";
 import type { RelayNodeBody, WebhookBody } from "../../../relay/api/schemas/operations.ts";
+import { RelayNode } from "../../../relay/relay-node.ts";
 import { startHarness, type Harness } from "./harness.ts";
 
 interface Answer {
@@ -175,7 +176,21 @@ test("a relay that is drained refuses new sessions and is not ready, until it is
   expect(await act("drain")).toEqual([202, "draining"]);
   const refused = await harness.ask(key, "POST", "/v1/sessions", {});
   expect([refused.status, refused.headers.get("retry-after")]).toEqual([503, "5"]);
-  expect((await jsonOf(refused)).code).toBe("RELAY_DRAINING");
+  expect(await refused.json()).toMatchObject({ code: "RELAY_DRAINING", alternateUrls: [] });
+  const other = new RelayNode({
+    database: harness.database,
+    log: () => {},
+    url: () => "https://other.test:8443",
+    version: "0.0.0-test",
+    name: "other",
+    zone: "",
+    sessions: () => 0,
+    bytesRelayed: () => 0,
+  });
+  await other.start();
+  const elsewhere = await harness.ask(key, "POST", "/v1/sessions", {});
+  expect(await elsewhere.json()).toMatchObject({ alternateUrls: ["https://other.test:8443"] });
+  await other.stop();
   expect((await harness.app.request("/readyz")).status).toBe(503);
   expect((await harness.app.request("/livez")).status).toBe(200);
   // What is there can be looked at and ended.
