@@ -22,6 +22,8 @@ export class SeederJournal {
    */
   readonly folded: number;
   #epochsReserved: number;
+  /** As far as a record that was written says so: one that failed reserves nothing. */
+  #epochsDurable: number;
   #finalized: Finalized | undefined;
 
   constructor(journal: Journal<SeederRecord> | undefined, onEvent: OnMigrationEvent | undefined) {
@@ -30,6 +32,7 @@ export class SeederJournal {
     const record = journal?.record;
     this.restored = record?.phase === "offered" ? undefined : record;
     this.#epochsReserved = this.restored?.epochsReserved ?? 0;
+    this.#epochsDurable = this.#epochsReserved;
     this.#finalized = this.restored?.finalized;
     this.folded = this.#finalized?.epoch ?? this.#epochsReserved;
   }
@@ -40,6 +43,7 @@ export class SeederJournal {
     await this.#journal?.write(
       finalized === undefined ? { phase, epochsReserved } : { phase, epochsReserved, finalized },
     );
+    this.#epochsDurable = Math.max(this.#epochsDurable, epochsReserved);
     this.#finalized = finalized;
   }
 
@@ -58,9 +62,10 @@ export class SeederJournal {
     }
   }
 
-  /** Before `epoch` is closed and the next one begins. */
+  /** Before `epoch` is closed and the next one begins. @throws MigrationError `JOURNAL_FAILED` */
   async reserveEpochs(epoch: number): Promise<void> {
-    if (epoch + 1 < this.#epochsReserved) return;
+    if (epoch + 1 < this.#epochsDurable) return;
+    // Ahead of the write: a record that is written meanwhile must not take it back.
     this.#epochsReserved = epoch + EPOCHS_RESERVED;
     await this.record("tracking");
   }
