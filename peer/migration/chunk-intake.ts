@@ -19,7 +19,7 @@ import {
   WINDOW_BYTES_MIN,
   WINDOW_BYTES_START,
 } from "./limits.ts";
-import { decodeMessage, encodeMessage } from "./messages.ts";
+import { decodeMessage, encodeMessage, type ChunksMessage, type PartMessage } from "./messages.ts";
 import type { SealedStream } from "./sealed-stream.ts";
 
 /** Stores under way per data stream: one is verified and written while the next is received. */
@@ -40,6 +40,8 @@ export interface ChunkIntakeOptions {
   readonly ready: (signal: AbortSignal) => Promise<void>;
   /** Whether somebody here waits for chunks, or soon may: then what is under way must not stand in queues. */
   readonly mayFault: () => boolean;
+  /** Whether a network that is to be left can be: the next one carries a channel. */
+  readonly mayLeave: () => boolean;
   /** Chunks were stored; `again` are those to be asked for once more, for their bytes were not what was promised. */
   readonly onStored: (again: readonly number[]) => void;
   /** A chunk could not be stored. */
@@ -60,8 +62,7 @@ export class ChunkIntake {
     this.#options = options;
     this.#parts = new ChunkParts({
       chunkLength: (index) => options.receiver.chunkLength(index),
-      onDropped: (index, partBytes) => {
-        options.receiver.passOver(partBytes);
+      onDropped: (index) => {
         if (!options.receiver.isReady(index)) this.fault(Uint32Array.of(index));
       },
     });
@@ -107,12 +108,12 @@ export class ChunkIntake {
       if (bytes === null) break;
       const message = decodeMessage(bytes);
       if (message === undefined) continue;
-      const whole = message.kind === "part" ? this.#parts.add(message) : message;
+      const whole = message.kind === "part" ? this.#takePart(message) : message;
       if (whole === undefined) continue;
       if (whole.kind !== "chunks") {
         throw new MigrationError("MESSAGE_UNEXPECTED", `${whole.kind} on a data stream`);
       }
-      const stored = receiver.receive(whole).then(
+      const stored = receiver.receive(whole, { counted: message.kind === "part" }).then(
         (again) => {
           this.#stored.notify();
           onStored(again);
@@ -131,35 +132,53 @@ export class ChunkIntake {
     throw new MigrationError("PEER_LOST", "the other peer ended a stream and says no more");
   }
 
+  /**
+   * Counted when it comes, not when its chunk is whole: one whose other parts were dropped never becomes that, and would
+   * take credit for ever. What is held for parts has a bound of its own.
+   */
+  #takePart(message: PartMessage): ChunksMessage | undefined {
+    const whole = this.#parts.add(message);
+    this.#options.receiver.passOver(message.payload.length);
+    this.#stored.notify();
+    return whole;
+  }
+
   /** What is stored may be sent anew: the window moves on, sized by what the path holds. */
   async #keepCredit(signal: AbortSignal): Promise<never> {
     const { receiver } = this.#options;
     const base = receiver.payloadBytes;
     let granted = 0;
     const { retire } = this.#channel;
-    const waking = retire === undefined ? signal : AbortSignal.any([signal, retire.signal]);
+    const retired = retire === undefined ? signal : AbortSignal.any([signal, retire.signal]);
     for (;;) {
-      if (retire?.signal.aborted === true) await this.#drain(base + granted, signal);
+      await this.#drain(base + granted, signal);
       const windowBytes = this.#windowBytes();
       const wanted = receiver.payloadBytes - base + windowBytes;
       if (wanted - granted >= windowBytes / 8) {
         granted = wanted;
         await this.#channel.control.send({ kind: "credit", bytes: granted });
       }
-      await this.#stored.wait(waking);
+      // Word that the network is to be left comes once.
+      await this.#stored.wait(retired.aborted ? signal : retired);
       signal.throwIfAborted();
     }
   }
 
-  /** Takes what was asked for and asks for no more, until the channel ends because the network is left. */
-  async #drain(untilBytes: number, signal: AbortSignal): Promise<never> {
-    const { receiver } = this.#options;
+  /**
+   * While there is a better network: takes what was asked for and asks for no more, until the channel ends because this
+   * one is left. Returns if the better one is gone before that.
+   */
+  async #drain(untilBytes: number, signal: AbortSignal): Promise<void> {
+    const { receiver, mayLeave } = this.#options;
+    const { retire } = this.#channel;
     let bytes = receiver.payloadBytes;
     let cameAtMs = performance.now();
-    for (;;) {
+    while (retire?.signal.aborted === true && retire.next() !== undefined) {
       // The source may have had less to send than it was allowed to.
       const idle = performance.now() - cameAtMs > DRAIN_IDLE_MS;
-      if (bytes >= untilBytes || idle) this.#channel.retire?.done();
+      // Not ahead of the next channel: until it answers, the source may not have heard of the network, and would take
+      // this for a loss.
+      if ((bytes >= untilBytes || idle) && mayLeave()) retire.done();
       signal.throwIfAborted();
       await Promise.race([this.#stored.wait(signal), sleep(DRAIN_IDLE_MS, signal)]);
       signal.throwIfAborted();

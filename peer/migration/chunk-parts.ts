@@ -12,8 +12,8 @@ import { partStart, type ChunksMessage, type PartMessage } from "./messages.ts";
 export interface ChunkPartsOptions {
   /** @throws MigrationError if there is no such chunk */
   readonly chunkLength: (index: number) => number;
-  /** Other parts left no room for this one: its chunk is to be asked for. `partBytes` of it had come. */
-  readonly onDropped: (index: number, partBytes: number) => void;
+  /** Other parts left no room for those of this chunk: it is to be asked for. */
+  readonly onDropped: (index: number) => void;
 }
 
 interface Incomplete {
@@ -21,7 +21,6 @@ interface Incomplete {
   readonly bytes: Uint8Array;
   readonly here: Uint8Array;
   partsHere: number;
-  bytesHere: number;
 }
 
 export class ChunkParts {
@@ -63,7 +62,6 @@ export class ChunkParts {
     bytes.set(payload, start);
     here[part] = 1;
     incomplete.partsHere++;
-    incomplete.bytesHere += payload.length;
     if (incomplete.partsHere < partCount) return undefined;
     this.#forget(serial, incomplete);
     return {
@@ -87,7 +85,7 @@ export class ChunkParts {
     for (const [serial, oldest] of this.#incomplete) {
       if (this.#heldBytes + length <= PARTED_BYTES_MAX) break;
       this.#forget(serial, oldest);
-      this.#options.onDropped(oldest.first.index, oldest.bytesHere);
+      this.#options.onDropped(oldest.first.index);
     }
     const incomplete = {
       // Not its payload, which would be held twice.
@@ -95,7 +93,6 @@ export class ChunkParts {
       bytes: new Uint8Array(length),
       here: new Uint8Array(first.partCount),
       partsHere: 0,
-      bytesHere: 0,
     };
     this.#incomplete.set(first.serial, incomplete);
     this.#heldBytes += length;

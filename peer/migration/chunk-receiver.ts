@@ -90,7 +90,7 @@ export class ChunkReceiver {
     return this.#rate.total;
   }
 
-  /** Payload bytes that are stored: what credit is given for. */
+  /** Payload bytes that are stored or passed over: what credit is given for. */
   get payloadBytes(): number {
     return this.#payloadBytes;
   }
@@ -105,7 +105,7 @@ export class ChunkReceiver {
     return this.#ready.has(index);
   }
 
-  /** So many payload bytes came and are not stored: they come again. */
+  /** So many payload bytes came and are not stored, or not yet. */
   passOver(payloadBytes: number): void {
     this.#payloadBytes += payloadBytes;
   }
@@ -227,10 +227,11 @@ export class ChunkReceiver {
   /**
    * Stores what is current of a message.
    *
+   * @param options.counted Its payload was passed over when it came.
    * @returns Chunks to ask for again, because their bytes did not hash to what was promised.
    * @throws MigrationError `MESSAGE_MALFORMED`, `CHUNK_MISMATCH`, `STORE_FULL`, `STORE_FAILED`
    */
-  async receive(message: ChunksMessage): Promise<number[]> {
+  async receive(message: ChunksMessage, { counted = false } = {}): Promise<number[]> {
     while (this.#switching !== undefined) await this.#switching;
     const tag = message.epoch;
     const kept: number[] = [];
@@ -264,7 +265,7 @@ export class ChunkReceiver {
       }
       throw error;
     }
-    this.#payloadBytes += message.payload.length;
+    if (!counted) this.#payloadBytes += message.payload.length;
     return again;
   }
 

@@ -47,6 +47,7 @@ import {
   NO_ROOM_FAILURES,
   REPORT_INTERVAL_MS,
 } from "./limits.ts";
+import { MergedEpochs } from "./merged-epochs.ts";
 import { NextChannel } from "./next-channel.ts";
 import { Manifest, verifiedRoot, withRoots } from "./manifest.ts";
 import type { FinalizedMessage, Message, OfferMessage, RoundMessage } from "./messages.ts";
@@ -74,10 +75,7 @@ export class Leecher {
   #intake: ChunkIntake | undefined;
   #path: LinkKind = "memory";
   #wireBytes = 0;
-  /** The last epoch whose dirty set is merged whole. */
-  #mergedEpoch = 0;
-  /** Whether the source has said from which epoch on this side needs its dirty sets. */
-  #tracking = false;
+  readonly #merged = new MergedEpochs();
   readonly #changed = new Latch();
   #finalizeAsked = false;
   #finalized: (FinalizedMessage & { readonly receivedAtMs: number }) | undefined;
@@ -274,7 +272,9 @@ export class Leecher {
       const intake = new ChunkIntake(channel, {
         receiver,
         rttMs: () => this.#rtt.rttMs,
-        ready: (until) => this.#changed.until(() => this.#tracking, until),
+        ready: (until) => this.#changed.until(() => this.#merged.hasBegun, until),
+        // While the source's last word is due another path has nothing to give.
+        mayLeave: () => this.#next.settled && !(this.#committed && receiver.complete),
         mayFault: () => this.#finalizeAsked && !this.#awaitsAll,
         onStored: (again) => this.#stored(receiver, again),
         onStoreError: (error) => this.#storeFailed(error, channel),
@@ -315,7 +315,7 @@ export class Leecher {
     }
     this.#offer = offer;
     // The source was started again: what it knew of dirty chunks is lost, so none here counts until it says so.
-    if (offer.folded > this.#mergedEpoch) receiver.fold(offer.folded);
+    if (offer.folded > this.#merged.last) receiver.fold(offer.folded);
     return receiver;
   }
 
@@ -351,8 +351,7 @@ export class Leecher {
     const receiver = await this.#makeRoom(offer);
     const kept = this.#destination?.kept;
     if (kept !== undefined) receiver.restore(kept, finalized.epoch);
-    this.#mergedEpoch = finalized.epoch;
-    this.#tracking = true;
+    this.#merged.begin(finalized.epoch + 1);
     this.#finalizeAsked = true;
     this.#finalized = { ...finalized, receivedAtMs: performance.now() };
     this.#setPhase("postcopy");
@@ -382,8 +381,8 @@ export class Leecher {
 
   async #catchUp(channel: Channel, receiver: ChunkReceiver, signal: AbortSignal): Promise<void> {
     const { mode } = this.#options;
-    await sayWhatIsHere(channel, receiver, { mode, mergedEpoch: this.#mergedEpoch });
-    await this.#changed.until(() => this.#tracking, signal);
+    await sayWhatIsHere(channel, receiver, { mode, mergedEpoch: this.#merged.last });
+    await this.#changed.until(() => this.#merged.hasBegun, signal);
     this.#caughtUp = channel;
     if (this.#committed && this.#finalized !== undefined) {
       await channel.control.send({ kind: "committed", epoch: this.#finalized.epoch });
@@ -410,16 +409,14 @@ export class Leecher {
   async #handle(channel: Channel, receiver: ChunkReceiver, message: Message): Promise<void> {
     switch (message.kind) {
       case "tracking":
-        // Nothing is here yet: what was written before is in the copies that come.
-        if (!this.#tracking) this.#mergedEpoch = message.epoch - 1;
-        this.#tracking = true;
+        this.#merged.begin(message.epoch);
         this.#changed.notify();
         if (this.#options.mode === "postcopy" && this.#options.finalize.kind === "auto") {
           this.#handOver();
         }
         return;
       case "dirty":
-        if (message.epoch <= this.#mergedEpoch) return;
+        if (message.epoch <= this.#merged.last) return;
         receiver.markDirty(message, message.epoch);
         return;
       case "round":
@@ -427,7 +424,7 @@ export class Leecher {
         await channel.control.send({ kind: "dirtyAck", epoch: message.epoch });
         return;
       case "finalized":
-        this.#merge(message.epoch);
+        this.#merged.merge(message.epoch, this.#offer?.folded);
         this.#finalized ??= { ...message, receivedAtMs: performance.now() };
         await channel.control.send({ kind: "dirtyAck", epoch: message.epoch });
         this.#taking ??= this.#takeOver(receiver).catch((error: unknown) => this.#end({ error }));
@@ -450,23 +447,10 @@ export class Leecher {
     }
   }
 
-  /** Dirty sets count only as a gapless sequence: a missing one would be silent corruption. */
-  #merge(epoch: number): void {
-    if (epoch <= this.#mergedEpoch) return;
-    // A source that was started again folds what it forgot into one set.
-    if (epoch !== this.#mergedEpoch + 1 && epoch !== this.#offer?.folded) {
-      throw new MigrationError(
-        "MESSAGE_UNEXPECTED",
-        `the dirty set of epoch ${this.#mergedEpoch + 1} is missing`,
-      );
-    }
-    this.#mergedEpoch = epoch;
-  }
-
   #roundEnded(message: RoundMessage, receiver: ChunkReceiver): void {
     // One that ended before this side began.
-    if (message.epoch <= this.#mergedEpoch) return;
-    this.#merge(message.epoch);
+    if (message.epoch <= this.#merged.last) return;
+    this.#merged.merge(message.epoch, this.#offer?.folded);
     const handOver = this.#rounds.ended(message, {
       chunkBytes: this.#offer?.chunkBytes ?? 0,
       sendBytesPerS: receiver.bytesPerS,

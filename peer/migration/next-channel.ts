@@ -8,9 +8,20 @@ import type { Channel, ChannelNetwork } from "./channel.ts";
 
 type Open = (network: ChannelNetwork) => Promise<Channel>;
 
+interface Begun {
+  readonly network: ChannelNetwork;
+  readonly channel: Promise<Channel>;
+  settled: boolean;
+}
+
 export class NextChannel {
   #ended = false;
-  #begun: { readonly network: ChannelNetwork; readonly channel: Promise<Channel> } | undefined;
+  #begun: Begun | undefined;
+
+  /** Whether nothing of it is under way: the one before need not be kept for its sake. */
+  get settled(): boolean {
+    return this.#begun?.settled !== false;
+  }
 
   /** @throws what `open` throws, now or when it was begun. */
   async open(network: ChannelNetwork, open: Open): Promise<Channel> {
@@ -44,9 +55,14 @@ export class NextChannel {
   #begin(network: ChannelNetwork | undefined, open: Open): void {
     if (network === undefined || this.#begun !== undefined || this.#ended) return;
     const channel = Promise.resolve().then(() => open(network));
-    this.#begun = { network, channel };
+    const begun: Begun = { network, channel, settled: false };
+    this.#begun = begun;
     // Whoever goes on with it hears why it failed.
-    channel.catch(() => undefined);
+    channel
+      .catch(() => undefined)
+      .finally(() => {
+        begun.settled = true;
+      });
   }
 }
 

@@ -18,6 +18,7 @@ const SEEDER_JOURNAL = "peer/migration/seeder-journal.ts";
 const LEECHER = "peer/migration/leecher.ts";
 const RECEIVER = "peer/migration/chunk-receiver.ts";
 const SENDER = "peer/migration/chunk-sender.ts";
+const START = "peer/migration/seeder-start.ts";
 const HISTORY = "peer/migration/dirty-history.ts";
 const DISK = "test/sim/disk.ts";
 const REGION = "test/sim/region.ts";
@@ -38,8 +39,8 @@ export const MUTANTS: readonly Mutant[] = [
   mutant(
     "an epoch with a gap before it is merged",
     [
-      LEECHER,
-      "if (epoch !== this.#mergedEpoch + 1 && epoch !== this.#offer?.folded) {",
+      "peer/migration/merged-epochs.ts",
+      "if (epoch !== this.#last + 1 && epoch !== folded) {",
       "if (epoch < 0) {",
     ],
     [
@@ -125,8 +126,8 @@ export const MUTANTS: readonly Mutant[] = [
   ]),
   mutant("done is said before it is durable", [
     LEECHER,
-    "    await this.#destination?.region.checkpoint();\n    const root",
-    "    const root",
+    "    await this.#destination?.region.checkpoint();\n    return verifiedRoot",
+    "    return verifiedRoot",
   ]),
   mutant("the answer to finalize is made afresh", [
     SEEDER,
@@ -185,7 +186,7 @@ export const MUTANTS: readonly Mutant[] = [
   ]),
   mutant("a source that was started again counts from the first epoch", [
     SEEDER_JOURNAL,
-    "    if (epoch + 1 < this.#epochsReserved) return;\n",
+    "    if (epoch + 1 < this.#epochsDurable) return;\n",
     "    if (epoch > 0) return;\n",
   ]),
   mutant("the source lets go before the destination is complete", [
@@ -208,10 +209,30 @@ export const MUTANTS: readonly Mutant[] = [
     "record.set(cipher.update(part), offset);",
     "record.set(part, offset);",
   ]),
+  mutant("a chunk whose parts had no room is not asked for", [
+    "peer/migration/chunk-intake.ts",
+    "if (!options.receiver.isReady(index)) this.fault(Uint32Array.of(index));",
+    "if (index < 0) this.fault(Uint32Array.of(index));",
+  ]),
+  mutant("the chunk that is sent ahead is read before tracking has begun", [
+    START,
+    "    await this.track();\n    const told",
+    "    sender.sendAhead(0);\n    await this.track();\n    const told",
+  ]),
+  mutant("the chunk that is sent ahead counts as sent on every channel", [
+    SENDER,
+    "return this.#ahead === index;",
+    "return index === 0;",
+  ]),
+  mutant("a source begins a channel twice", [
+    START,
+    "if (already !== undefined) return already;",
+    "if (already === null) return already;",
+  ]),
   mutant("the relay does not wait for the slower side", [
     "relay/switchboard/splice.ts",
-    "    const count = piece.length;\n    await to.write(piece);\n",
-    "    const count = piece.length;\n    to.write(piece).catch(() => undefined);\n",
+    "    await to.write(piece);\n",
+    "    to.write(piece).catch(() => undefined);\n",
   ]),
   mutant("a damaged copy is asked for on the channel that brought it", [
     LEECHER,
@@ -227,8 +248,8 @@ export const MUTANTS: readonly Mutant[] = [
     "a direct path that is lost stays chosen",
     [
       PATHS,
-      "if (direct !== undefined && !direct.network.lost.aborted) {",
-      "if (direct !== undefined) {",
+      "if (network === undefined || network.lost.aborted) return undefined;",
+      "if (network === undefined) return undefined;",
     ],
     [PATHS, "    this.#direct = undefined;\n    this.#movedAtMs", "    this.#movedAtMs"],
   ),

@@ -178,7 +178,7 @@ export class PathManager implements SessionPort {
           signal: retire.signal,
           next: () => this.#directNetwork(),
           done: () => {
-            if (this.#relayed === relayed) this.#leaveRelayed();
+            if (this.#relayed === relayed && this.#direct !== undefined) this.#leaveRelayed();
           },
         },
         openStream: (streamIndex) => pairing.openStream(streamIndex),
@@ -514,6 +514,8 @@ export class PathManager implements SessionPort {
     const reason = messageOf(path.network.lost.reason);
     this.#signal({ kind: "fallback", attempt: path.attempt, reason });
     this.#wayBack = reason;
+    // It went on there all the time.
+    if (this.#relayed !== undefined) this.#tellWayBack();
     this.#changed.notify();
   }
 

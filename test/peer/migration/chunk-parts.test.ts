@@ -31,12 +31,12 @@ function parts(serial: number, index: number, partCount: number, chunk: Uint8Arr
 
 function assembly(chunkBytes = CHUNK_BYTES): {
   chunkParts: ChunkParts;
-  dropped: [number, number][];
+  dropped: number[];
 } {
-  const dropped: [number, number][] = [];
+  const dropped: number[] = [];
   const chunkParts = new ChunkParts({
     chunkLength: (index) => (index === 9 ? LAST_BYTES : chunkBytes),
-    onDropped: (index, partBytes) => dropped.push([index, partBytes]),
+    onDropped: (index) => dropped.push(index),
   });
   return { chunkParts, dropped };
 }
@@ -88,7 +88,7 @@ test("ChunkParts holds no more than its bound and tells of each chunk that it dr
     expect(first && chunkParts.add(first)).toBe(undefined);
     expect(chunkParts.heldBytes).toBeLessThanOrEqual(PARTED_BYTES_MAX);
   }
-  expect(dropped).toEqual(Array.from({ length: room }, () => [0, chunkBytes / 2]));
+  expect(dropped).toEqual(Array.from({ length: room }, () => 0));
   // Those that are held are the newest, and become whole.
   const [, second] = parts(2 * room - 1, 0, 2, chunk);
   expect(second && chunkParts.add(second)?.payload.length).toBe(chunkBytes);
