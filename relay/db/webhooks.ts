@@ -1,9 +1,9 @@
 /**
  * Webhooks, and what is to be delivered to them.
  *
- * Deliveries are made from `project_event`. Its numbers are given out before their transactions are over, so a number
- * may turn up after a higher one: the cursor of a webhook stays behind what is younger than any transaction lives, and
- * what lies between is looked at again, without harm, as a webhook has one delivery of an event.
+ * Deliveries are made from `project_event`. That its numbers are taken in turn is somebody else's promise, and none is
+ * needed here: the cursor of a webhook stays behind what is younger than any transaction lives, and what lies between is
+ * looked at again, without harm, as a webhook has one delivery of an event.
  *
  * @module
  */

@@ -41,6 +41,8 @@ import { SIGNATURE_HEADER, signatureOf } from "./signature.ts";
 
 const FORGET_INTERVAL_MS = 3_600_000;
 const PROBLEM_CHARS_MAX = 200;
+/** After a look that failed. */
+const PATIENCE_MS = 10_000;
 
 export interface DelivererOptions {
   readonly database: Database;
@@ -65,6 +67,7 @@ export class Deliverer {
   readonly #underWay = new Map<Promise<void>, string>();
   #timer: ReturnType<typeof setInterval> | undefined;
   #looking: Promise<void> | undefined;
+  #notBeforeMs = 0;
   #forgottenAtMs = Number.NEGATIVE_INFINITY;
 
   constructor(options: DelivererOptions) {
@@ -72,16 +75,17 @@ export class Deliverer {
   }
 
   start(): void {
-    this.#timer = setInterval(
-      () => void this.look(),
-      this.#options.lookIntervalMs ?? LOOK_INTERVAL_MS,
-    );
+    this.#timer = setInterval(() => {
+      // A database that is away is not asked by each tick: others ask it too, and each failure is a line.
+      if (performance.now() >= this.#notBeforeMs) void this.look();
+    }, this.#options.lookIntervalMs ?? LOOK_INTERVAL_MS);
   }
 
   /** Takes what is due. Never rejects; one look at a time. */
   look(): Promise<void> {
     this.#looking ??= this.#look()
       .catch((error: unknown) => {
+        this.#notBeforeMs = performance.now() + PATIENCE_MS;
         // It is asked again in a moment, and the database's own failures are counted where they are.
         this.#options.log("debug", "webhooks were not looked at", { reason: messageOf(error) });
       })
