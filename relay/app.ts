@@ -22,7 +22,10 @@ import { auditRoutes } from "./api/audit.ts";
 import { createAuth, requireScope } from "./api/auth.ts";
 import { CONSOLE_MISSING, type Console } from "./api/console.ts";
 import { Changes } from "./api/changes.ts";
+import type { LiveAgents } from "./agents/hub.ts";
 import { limitRoutes } from "./api/limits.ts";
+import { orderRoutes } from "./api/orders.ts";
+import { peerRoutes } from "./api/peers.ts";
 import { StreamCount } from "./api/stream-count.ts";
 import { discoveryRoutes, type OpenDiscovery } from "./api/discovery.ts";
 import { openApiDocument, type ApiDocument } from "./api/document.ts";
@@ -79,6 +82,8 @@ export interface AppDependencies {
   readonly vouch: (nonce: Uint8Array) => SignedCertificates;
   /** Undefined if address discovery is off. */
   readonly discovery?: OpenDiscovery | undefined;
+  /** The agents that are connected here. */
+  readonly agents: LiveAgents;
   /** This relay among those of its database. */
   readonly relay: ThisRelay;
   readonly webhooks: Omit<WebhookRoutesOptions, "database" | "limits">;
@@ -166,6 +171,8 @@ export function createApp(dependencies: AppDependencies): App {
   app.route("/v1", keyRoutes({ database, limits }));
   app.route("/v1", auditRoutes({ database }));
   app.route("/v1", sessionRoutes({ ...dependencies, changes, limits, streams }));
+  app.route("/v1", peerRoutes({ ...dependencies }));
+  app.route("/v1", orderRoutes({ ...dependencies, changes, limits }));
   app.route("/v1", limitRoutes({ ...dependencies, limits, streams }));
 
   app.route("/v1", relayRoutes({ database, relay: dependencies.relay }));

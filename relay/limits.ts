@@ -118,6 +118,20 @@ export const RELAY_LIMITS = {
     "The database: sessions that nobody has joined.",
   ),
   peers: limit("project", "project", "peers", 1_000, "The database: enrolled hosts."),
+  openEnrollments: limit(
+    "project",
+    "fixed",
+    "codes",
+    1_000,
+    "The database: enrollment codes that wait to be used.",
+  ),
+  openOrders: limit(
+    "project",
+    "fixed",
+    "orders",
+    64,
+    "The peer: orders of one enrolled host that are not over.",
+  ),
   apiKeys: limit("project", "project", "keys", 100, "The database: keys that are good."),
   webhooks: limit("project", "project", "webhooks", 20, "The network: deliveries per event."),
   relayedBytesPerS: limit(

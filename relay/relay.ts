@@ -15,6 +15,8 @@ import { toHex } from "./protocol/bytes.ts";
 import { messageOf } from "./protocol/errors.ts";
 import type { LinkKind } from "./protocol/stream.ts";
 import { Changes } from "./api/changes.ts";
+import { AgentHub } from "./agents/hub.ts";
+import { createAgentStore } from "./agents/store.ts";
 import { loadConsole } from "./api/console.ts";
 import type { RelayAddress } from "./api/sessions.ts";
 import { createApp } from "./app.ts";
@@ -238,8 +240,23 @@ async function start(
     checkIntervalMs: surroundings.certificateCheckMs ?? source.checkIntervalMs,
   });
   const changes = new Changes();
+  const agents = new AgentHub({
+    store: createAgentStore(database, limits),
+    log,
+    identity: identity.publicKey,
+    onFailed: async ({ sessionId, reason }) => {
+      const id = fromHex(sessionId);
+      // Not if it has moved already, or is over.
+      if (!(await store.setState(id, { by: "relay", state: "cancelled", reason }))) return;
+      switchboard.command(id, "cancel", reason);
+      await switchboard.announce(id);
+      changes.publish(sessionId);
+    },
+  });
+  undo.push(() => agents.close());
   const app = createApp({
     relay,
+    agents,
     webhooks: { secrets, rules: config.webhooks },
     changes,
     limits,
@@ -270,6 +287,7 @@ async function start(
     limits,
     admission,
     onStream: (incoming) => switchboard.accept(incoming),
+    onAgent: (incoming) => agents.accept(incoming),
     // It never rejects: what a handler throws has become an answer before.
     requestListener: (request, response) => void answer(request, response),
     webTransport: config.webTransport ? "auto" : "off",
@@ -282,6 +300,7 @@ async function start(
   undo.push(() => listener.close());
   // While the sockets are still there: peers are told when to come back.
   undo.push(() => switchboard.close());
+  undo.push(() => agents.close());
   undo.push(() => {
     relay.goDown();
     down.abort();

@@ -359,6 +359,13 @@ export const peer = pgTable(
     diskFreeBytes: bigint("disk_free_bytes", { mode: "number" }),
     /** Names of hooks that its own configuration allows. */
     hooks: jsonb("hooks").$type<string[]>().notNull().default([]),
+    /** Names of places for what is received, and of ways to show it. */
+    directories: jsonb("directories").$type<string[]>().notNull().default([]),
+    exports: jsonb("exports").$type<string[]>().notNull().default([]),
+    /** What the agent finds wrong with its host. */
+    problems: jsonb("problems").$type<string[]>().notNull().default([]),
+    /** Its connection of now, at whichever relay: another one's has no say any more. */
+    connectionId: hexId("connection_id"),
     /** Connected at the moment, as its relay last said. */
     online: boolean("online").notNull().default(false),
     lastSeenAt: instant("last_seen_at"),
@@ -431,9 +438,12 @@ export const peerOrder = pgTable(
     problemMessage: text("problem_message").notNull().default(""),
     createdAt: instant("created_at").notNull().defaultNow(),
     updatedAt: instant("updated_at").notNull().defaultNow(),
+    /** Who has not begun by then does not begin any more. */
+    expiresAt: instant("expires_at").notNull(),
     endedAt: instant("ended_at"),
   },
   (table) => [
+    index("peer_order_project").on(table.projectId, table.createdAt.desc(), table.id.desc()),
     index("peer_order_open").on(table.peerId, table.state, table.createdAt),
     index("peer_order_session").on(table.sessionId),
   ],

@@ -16,6 +16,8 @@ import type { AddressInfo, Server as NetServer, Socket } from "node:net";
 import type { Duplex } from "node:stream";
 import type { TLSSocket } from "node:tls";
 import { WebSocketServer } from "ws";
+import type { IncomingAgent } from "../agents/hub.ts";
+import { AGENT_MESSAGE_BYTES_MAX, AGENT_PATH } from "../protocol/agent.ts";
 import { ProtocolErrorNumber } from "../protocol/errors.ts";
 import { passReadStopBelowTls } from "../protocol/tls-pause.ts";
 import { messageOf, sessionEnd, webStreamToByteStream } from "../protocol/web-stream.ts";
@@ -53,6 +55,8 @@ export interface ListenOptions {
   readonly port: number;
   readonly certificate: RelayCertificate;
   readonly onStream: OnStream;
+  /** Takes what is opened at `AGENT_PATH`. Without it that is 404. */
+  readonly onAgent?: (incoming: IncomingAgent) => void;
   /** Answers requests on HTTPS and on `plain`. Without it all are 404. */
   readonly requestListener?: RequestListener;
   /** Default "auto": what `loadWebTransport` finds. */
@@ -225,9 +229,23 @@ function makeHttpsServer(options: Bound, sockets: Set<Duplex>): HttpsServer {
     report(options, "request", request.socket, error);
     refuseUpgrade(socket, "400 Bad Request");
   });
+  const agents = new WebSocketServer({
+    noServer: true,
+    clientTracking: false,
+    perMessageDeflate: false,
+    maxPayload: AGENT_MESSAGE_BYTES_MAX,
+    maxFragments: WEBSOCKET_FRAGMENTS_MAX,
+  });
+  agents.on("wsClientError", (error, socket, request) => {
+    report(options, "request", request.socket, error);
+    refuseUpgrade(socket, "400 Bad Request");
+  });
   server.on("upgrade", (request: IncomingMessage, socket: Duplex, head: Buffer) => {
     socket.on("error", (error) => report(options, "connection", request.socket, error));
-    if (pathOf(request.url ?? "") !== LINK_PATH) return refuseUpgrade(socket, "404 Not Found");
+    const path = pathOf(request.url ?? "");
+    const { onAgent } = options;
+    const isAgent = path === AGENT_PATH && onAgent !== undefined;
+    if (path !== LINK_PATH && !isAgent) return refuseUpgrade(socket, "404 Not Found");
     // Peers are no browsers. A page of somebody else that has its visitor's browser call here is up to no good.
     const { origin, host } = request.headers;
     if (origin !== undefined && !isOwnOrigin(origin, host)) {
@@ -236,6 +254,13 @@ function makeHttpsServer(options: Bound, sockets: Set<Duplex>): HttpsServer {
     request.socket.setNoDelay(true);
     request.socket.setKeepAlive(true, KEEPALIVE_MS);
     const remoteAddress = request.socket.remoteAddress ?? "";
+    if (isAgent) {
+      agents.handleUpgrade(request, socket, head, (websocket) => {
+        const established = (): void => admittedOf(request.socket)?.established();
+        onAgent({ websocket, remoteAddress, established });
+      });
+      return;
+    }
     websockets.handleUpgrade(request, socket, head, (websocket) => {
       options.onStream({
         stream: websocketToByteStream(websocket),

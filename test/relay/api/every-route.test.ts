@@ -1,12 +1,12 @@
 // What holds for every route that the OpenAPI document names, whoever added it. Nothing here lists routes: requests are
 // made of the document. A route that cannot be filled in fails; then its resource wants a line in `MAKERS` or `PREPARE`.
-import { randomBytes } from "node:crypto";
+import { generateKeyPairSync, randomBytes } from "node:crypto";
 
 import { eq } from "drizzle-orm";
 import { beforeAll, beforeEach, describe, expect, test } from "vitest";
 
 import type { ApiDocument } from "../../../relay/api/document.ts";
-import { API_SCOPES, audit } from "../../../relay/db/schema.ts";
+import { API_SCOPES, audit, offeredRegion, peer } from "../../../relay/db/schema.ts";
 import { fromHex } from "../../../relay/db/hex.ts";
 import { fromBase64Url } from "../../../relay/protocol/bytes.ts";
 import { apiDocument, bodySchema, idFields, routesOf, sample, type Route } from "./api-document.ts";
@@ -52,7 +52,40 @@ async function ask(key: string, method: string, path: string, body?: unknown): P
 /** How the owner gets one of a resource, where a POST to its list does not make one. */
 const MAKERS: Readonly<Record<string, () => Promise<string>>> = {
   relays: async () => (await json(ask(owner, "GET", "/v1/relays"))).relays[0].id,
+  enrollments: async () =>
+    (await json(ask(owner, "POST", "/v1/enrollments", { name: `${MARK}-${hex(4)}` }))).enrollment
+      .id,
+  peers: makePeer,
+  orders: async () => {
+    const body = await migrationBody();
+    return (await json(ask(owner, "POST", "/v1/migrations", body))).orders[0].id;
+  },
 };
+
+const hex = (bytes: number): string => randomBytes(bytes).toString("hex");
+
+/** An enrolled host that offers `r`. */
+async function makePeer(): Promise<string> {
+  const id = hex(32);
+  const projectId = await harness.apiKeys.project("owner");
+  const sealingKey = new Uint8Array(
+    generateKeyPairSync("x25519").publicKey.export({ type: "spki", format: "der" }).subarray(12),
+  );
+  const sealingKeySignature = new Uint8Array(64);
+  await harness.database.run(async (orm) => {
+    await orm
+      .insert(peer)
+      .values({ id, projectId, name: `${MARK}-${hex(4)}`, sealingKey, sealingKeySignature });
+    await orm
+      .insert(offeredRegion)
+      .values({ peerId: id, name: "r", kind: "file", bytes: 4096, chunkBytes: 4096 });
+  });
+  return id;
+}
+
+async function migrationBody(): Promise<{ from: string; to: string }> {
+  return { from: `${await makePeer()}/r`, to: await makePeer() };
+}
 
 /** By operation: what must be so before it can be done. Gets the id that was made for it. */
 const PREPARE: Readonly<Record<string, (id: string) => Promise<void>>> = {
@@ -72,6 +105,7 @@ const PREPARE: Readonly<Record<string, (id: string) => Promise<void>>> = {
 /** By operation: bodies for which the smallest one will not do. */
 const BODIES: Readonly<Record<string, () => Promise<unknown>>> = {
   signIn: async () => ({ key: owner }),
+  createMigration: migrationBody,
 };
 
 /** By operation: why it leaves no trace in the audit log. */
@@ -86,6 +120,7 @@ const ID_OF: Readonly<Record<string, string>> = {
   sessionId: "sessions",
   migrationId: "migrations",
   webhookId: "webhooks",
+  peerId: "peers",
 };
 
 async function joined(id: string): Promise<void> {

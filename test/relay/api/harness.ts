@@ -115,6 +115,7 @@ export async function startHarness(): Promise<Harness> {
         { hash: new Uint8Array(32).fill(0xab), notBeforeMs: 1, notAfterMs: 2 },
       ]),
     relay,
+    agents: { wake: () => {}, disconnect: () => {}, probe: () => false },
     webhooks: {
       secrets: createSecretBox(new Uint8Array(32)),
       rules: { allow: [], http: false },
