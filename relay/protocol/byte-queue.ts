@@ -18,6 +18,22 @@ export function closeReason(text: string): string {
   return line;
 }
 
+/**
+ * What a piece costs beside its bytes: without it, pieces of one byte each would take a hundred times what is counted.
+ */
+export const PIECE_COST_BYTES = 256;
+/** Pieces are joined up to this. */
+const JOINED_BYTES_MAX = 16 * 1024;
+/** A view of a buffer so much larger keeps all of it. */
+const SLACK_MAX = 2;
+
+/** The same bytes, in memory of their own where they are a small part of some that would be kept with them. */
+export function ownBytes(bytes: Uint8Array): Uint8Array {
+  return bytes.buffer.byteLength > SLACK_MAX * bytes.length
+    ? new Uint8Array(bytes)
+    : plainBytes(bytes);
+}
+
 /** The same bytes as a plain array: Node's own kind differs where it is sliced. */
 export function plainBytes(bytes: Uint8Array): Uint8Array {
   if (Object.getPrototypeOf(bytes) === Uint8Array.prototype) return bytes;
@@ -29,16 +45,27 @@ export class ByteQueue {
   /** Held and not yet read. */
   bytes = 0;
   readonly #onRead: () => void;
-  #pieces: Uint8Array[] = [];
+  readonly #join: boolean;
+  /** Those that were read are let go at once. */
+  #pieces: (Uint8Array | undefined)[] = [];
   /** Index of the next piece: moving it is cheaper than shifting a long array. */
   #next = 0;
   #waiting: { resolve: (piece: Uint8Array | null) => void; reject: (error: Error) => void } | null =
     null;
   #over: "no" | "ended" | Error = "no";
 
-  /** @param onRead Called after `bytes` went down. */
-  constructor(onRead: () => void = () => {}) {
+  /**
+   * @param onRead Called after `bytes` went down.
+   * @param join Small pieces that wait are read as one: whoever passes them on has the work of one.
+   */
+  constructor(onRead: () => void = () => {}, { join = false }: { readonly join?: boolean } = {}) {
     this.#onRead = onRead;
+    this.#join = join;
+  }
+
+  /** What `bytes` take, with what the pieces cost. */
+  get heldBytes(): number {
+    return this.bytes + PIECE_COST_BYTES * (this.#pieces.length - this.#next);
   }
 
   /** Takes a piece over; one of no bytes, or one after the end, is dropped. */
@@ -75,25 +102,54 @@ export class ByteQueue {
 
   read(): Promise<Uint8Array | null> {
     if (this.#waiting !== null) return Promise.reject(new Error("a read is already waiting"));
-    const piece = this.#pieces[this.#next];
+    const piece = this.#take();
     if (piece !== undefined) {
-      this.#next += 1;
-      if (this.#next === this.#pieces.length) {
-        this.#pieces = [];
-        this.#next = 0;
-      } else if (this.#next === 1024) {
-        this.#pieces = this.#pieces.slice(this.#next);
-        this.#next = 0;
-      }
-      this.bytes -= piece.length;
+      const joins = this.#join && piece.length < JOINED_BYTES_MAX;
+      const together = joins ? this.#joined(piece) : piece;
       this.#onRead();
-      return Promise.resolve(piece);
+      return Promise.resolve(together);
     }
     if (this.#over === "ended") return Promise.resolve(null);
     if (this.#over instanceof Error) return Promise.reject(this.#over);
     return new Promise((resolve, reject) => {
       this.#waiting = { resolve, reject };
     });
+  }
+
+  #take(): Uint8Array | undefined {
+    const piece = this.#pieces[this.#next];
+    if (piece === undefined) return undefined;
+    this.#pieces[this.#next] = undefined;
+    this.#next += 1;
+    if (this.#next === this.#pieces.length) {
+      this.#pieces = [];
+      this.#next = 0;
+    } else if (this.#next === 1024) {
+      this.#pieces = this.#pieces.slice(this.#next);
+      this.#next = 0;
+    }
+    this.bytes -= piece.length;
+    return piece;
+  }
+
+  #joined(first: Uint8Array): Uint8Array {
+    const pieces = [first];
+    let bytes = first.length;
+    for (;;) {
+      const next = this.#pieces[this.#next];
+      if (next === undefined || bytes + next.length > JOINED_BYTES_MAX) break;
+      this.#take();
+      pieces.push(next);
+      bytes += next.length;
+    }
+    if (pieces.length === 1) return first;
+    const together = new Uint8Array(bytes);
+    let at = 0;
+    for (const piece of pieces) {
+      together.set(piece, at);
+      at += piece.length;
+    }
+    return together;
   }
 }
 

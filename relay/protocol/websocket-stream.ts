@@ -7,7 +7,7 @@
  *
  * @module
  */
-import { ByteQueue, plainBytes, SendWindow, StreamLife } from "./byte-queue.ts";
+import { ByteQueue, ownBytes, PIECE_COST_BYTES, SendWindow, StreamLife } from "./byte-queue.ts";
 import { ProtocolErrorNumber, protocolErrorCode, type ProtocolErrorCode } from "./errors.ts";
 import { STREAM_BUFFER_BYTES_MAX } from "./limits.ts";
 import type { BufferBound, ByteStream } from "./stream.ts";
@@ -88,7 +88,7 @@ class WebSocketByteStream implements ByteStream {
 
   constructor(socket: WebSocketLike) {
     this.#socket = socket;
-    this.#received = new ByteQueue(() => this.#resumeIfRead());
+    this.#received = new ByteQueue(() => this.#resumeIfRead(), { join: true });
     socket.on("message", (data, isBinary) => this.#onMessage(data, isBinary));
     socket.on("error", (error) => this.#onError(error));
     socket.on("close", (code, reason) => this.#onClose(code, reason));
@@ -148,10 +148,10 @@ class WebSocketByteStream implements ByteStream {
 
   /** In call order: `ws` keeps it. The promise never rejects unless the stream is broken. */
   #send(bytes: Uint8Array): Promise<void> {
-    this.#sending.add(bytes.length);
+    this.#sending.add(bytes.length + PIECE_COST_BYTES);
     const sent = new Promise<void>((resolve, reject) => {
       this.#socket.send(bytes, { binary: true, compress: false }, (error) => {
-        this.#sending.taken(bytes.length);
+        this.#sending.taken(bytes.length + PIECE_COST_BYTES);
         if (error === undefined || error === null) return resolve();
         this.#fail("LINK_CLOSED", `the connection was lost: ${error.message}`);
         reject(this.#life.overError());
@@ -178,15 +178,15 @@ class WebSocketByteStream implements ByteStream {
       this.#closeIfOver();
       return;
     }
-    this.#received.push(plainBytes(data));
-    if (this.#received.bytes > this.#bound.bytes && !this.#paused) {
+    this.#received.push(ownBytes(data));
+    if (this.#received.heldBytes > this.#bound.bytes && !this.#paused) {
       this.#paused = true;
       this.#socket.pause();
     }
   }
 
   #resumeIfRead(): void {
-    if (this.#received.bytes <= this.#bound.bytes / 2) this.#resume();
+    if (this.#received.heldBytes <= this.#bound.bytes / 2) this.#resume();
   }
 
   #resume(): void {

@@ -16,6 +16,8 @@
 const TURN_BYTES = 2 * 1024 * 1024;
 /** What each may pass on at least in a turn, before weights. */
 const FLOW_TURN_BYTES = 64 * 1024;
+/** Passing a piece on is work whatever its size: about as much as so many bytes. Counts for shares, not for rates. */
+const PIECE_COST_BYTES = 8 * 1024;
 /** With a rate for the whole relay. */
 const TURN_MS = 5;
 /** Unused parts of turns that are kept for the next ones. */
@@ -223,10 +225,11 @@ export class FairShare {
     if (ofSession > 0) flow.held("sessionBytesPerS", flow.pace.bytesPerS, nowMs);
     if (ofProject > 0) flow.held("relayedBytesPerS", flow.project.pace.bytesPerS, nowMs);
     const waitMs = Math.max(ofSession, ofProject);
-    if (waitMs < 1) return this.#contend(flow, bytes, urgent, nowMs);
+    const cost = this.#nodeBytesPerS > 0 ? bytes : bytes + PIECE_COST_BYTES;
+    if (waitMs < 1) return this.#contend(flow, cost, urgent, nowMs);
     return flow.pause(waitMs).then(() => {
       if (flow.closed) return;
-      return this.#contend(flow, bytes, urgent, this.#clock());
+      return this.#contend(flow, cost, urgent, this.#clock());
     });
   }
 

@@ -178,10 +178,12 @@ describe("who may join", () => {
 describe("what joined peers do", () => {
   test("(16) leechers that never read while seeders push hold a bounded amount", async (ctx) => {
     skipUnless(ctx, requireTool("postgres"));
-    const sessions = await Promise.all(Array.from({ length: 2 }, () => scene.session(key)));
     const pairs: (readonly [RawPeer, RawPeer])[] = [];
     let pushed = 0;
     await scene.during(async (signal) => {
+      // Of an attempt before this one.
+      for (const peers of pairs.splice(0)) await leave(...peers);
+      const sessions = await Promise.all(Array.from({ length: 2 }, () => scene.session(key)));
       await Promise.all(
         sessions.map(async (session) => {
           const peers = await pair(session);
@@ -203,6 +205,8 @@ describe("what joined peers do", () => {
                 while (!signal.aborted) {
                   await stream.write(new Uint8Array(64 * 1024));
                   pushed += 64 * 1024;
+                  // The machine is not what is to be filled.
+                  await sleep(10);
                 }
               }),
             ),
@@ -212,9 +216,41 @@ describe("what joined peers do", () => {
           ]);
         }),
       );
-    }, 128 * MIB);
+    }, 224 * MIB);
     // More than the relay is let hold, kernel and peers included: so it was pushed for real.
-    expect(pushed).toBeGreaterThan(128 * MIB);
+    expect(pushed).toBeGreaterThan(224 * MIB);
+    for (const peers of pairs) await leave(...peers);
+  });
+
+  test("(16) messages of one byte that nobody reads hold no more", async (ctx) => {
+    skipUnless(ctx, requireTool("postgres"));
+    const pairs: (readonly [RawPeer, RawPeer])[] = [];
+    let sent = 0;
+    await scene.during(async (signal) => {
+      for (const peers of pairs.splice(0)) await leave(...peers);
+      const peers = await pair(await scene.session(key));
+      pairs.push(peers);
+      const [seeder, leecher] = peers;
+      void alive(signal, seeder, leecher);
+      const ends = await Promise.all(
+        Array.from({ length: 8 }, async (_, i) => {
+          const [from] = await Promise.all([seeder.openStream(2 + i), leecher.openStream(2 + i)]);
+          return from;
+        }),
+      );
+      // Of as many bytes as a stream may hold, each is a message of its own.
+      await Promise.all(
+        ends.map(async (stream) => {
+          for (let i = 0; i < 60_000 && !signal.aborted; i++) {
+            // Not waited for: what our side may hold is not what this is about.
+            stream.write(Uint8Array.of(1)).catch(() => {});
+            sent++;
+            if (i % 500 === 0) await sleep(5);
+          }
+        }),
+      );
+    }, 128 * MIB);
+    expect(sent).toBeGreaterThan(50_000);
     for (const peers of pairs) await leave(...peers);
   });
 
