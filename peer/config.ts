@@ -37,6 +37,8 @@ export interface PeerEnvironment {
   readonly holdings: string | undefined;
   /** `MEMFERRY_KEY` */
   readonly key: string | undefined;
+  /** `MEMFERRY_ENROLL`: an agent's one-use code. */
+  readonly enrollment: string | undefined;
   readonly colour: boolean;
 }
 
@@ -50,6 +52,7 @@ export function peerEnvironment(
     stateDirectory: env["MEMFERRY_STATE_DIR"] ?? join(state, "memferry", "sessions"),
     holdings: env["MEMFERRY_HOLDINGS"],
     key: env["MEMFERRY_KEY"],
+    enrollment: env["MEMFERRY_ENROLL"],
     colour: env["NO_COLOR"] === undefined && env["TERM"] !== "dumb",
   };
 }

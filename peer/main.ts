@@ -7,6 +7,7 @@ import "./heap-limits.ts";
 import { existsSync } from "node:fs";
 import { fileURLToPath } from "node:url";
 import { messageOf } from "../relay/protocol/errors.ts";
+import { agentSpec } from "./cli/agent-spec.ts";
 import { commandHelp, parseCommand, type Arguments, type CommandSpec } from "./cli/command-line.ts";
 import { ExitCode, type ExitCodeValue } from "./cli/exit-code.ts";
 import { errorCode } from "./cli/failure.ts";
@@ -27,6 +28,10 @@ import { MigrationError } from "./errors.ts";
 import { supervise } from "./supervisor/supervisor.ts";
 import { VERSION } from "./version.ts";
 
+/** Loaded only when it is meant: it has parts that nobody else needs. */
+const agentCommand = async (args: Arguments, output: Output): Promise<ExitCodeValue> =>
+  await (await import("./cli/agent.ts")).agent(args, output);
+
 interface Command {
   readonly spec: CommandSpec;
   run(args: Arguments, output: Output): Promise<ExitCodeValue>;
@@ -39,6 +44,7 @@ const COMMANDS: Readonly<Record<string, Command>> = {
   recover: { spec: recoverSpec, run: recover },
   verify: { spec: verifySpec, run: verify },
   sessions: { spec: sessionsSpec, run: sessions },
+  agent: { spec: agentSpec, run: agentCommand },
   login: { spec: loginSpec, run: login },
   doctor: { spec: doctorSpec, run: doctor },
   shim: { spec: shimSpec, run: shim },
@@ -57,6 +63,7 @@ Commands:
   recover    tells who owns a session's regions, and lets the operator decide
   verify     compares two regions, or one with its session's manifest
   sessions   lists, shows, finalizes and cancels sessions
+  agent      keeps this host connected, for the relay's REST API to order it
   login      makes a relay known to this user
   doctor     tells what works from this host, and what to do about what does not
   shim       prints the library that makes a program's memory a region

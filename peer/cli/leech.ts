@@ -67,6 +67,7 @@ export const leechSpec: CommandSpec = {
     link: LINK_OPTION,
     ...PATH_OPTIONS,
     "on-resume": { value: "CMD", help: "starts the workload here" },
+    "max-bytes": { value: "SIZE", help: "refuse an offer of more than this" },
     overwrite: { help: "replace an existing file of the region's size" },
     sparse: {
       help: "do not reserve the file's blocks beforehand: a disk that fills up later is your risk",

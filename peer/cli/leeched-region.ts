@@ -116,6 +116,13 @@ export class LeechedRegions {
 
   async prepare(offer: OfferMessage): Promise<Destination> {
     const { args, supervision, directory, output, phase } = this.#options;
+    const bytesMax = args.size("max-bytes") ?? Infinity;
+    if (bytesOf(offer) > bytesMax) {
+      throw new MigrationError(
+        "REGION_MISMATCH",
+        `the source offers ${bytesOf(offer)} bytes, and --max-bytes is ${bytesMax}`,
+      );
+    }
     const folder = args.text("directory");
     if (folder !== undefined) await mkdir(folder, { recursive: true });
     const names = offer.regions.map(({ name }) => name);
