@@ -187,7 +187,7 @@ function regionOf(
   );
   if (kind === undefined) problems.push(`${where}.kind: file, disk or memory`);
   const chunkBytes =
-    fields["chunk"] === undefined ? CHUNK_BYTES_DEFAULT : parseSize(String(fields["chunk"]));
+    fields["chunk"] === undefined ? CHUNK_BYTES_DEFAULT : parseSize(textOf(fields["chunk"]));
   const isChunk =
     chunkBytes !== undefined &&
     chunkBytes >= 4096 &&
@@ -212,7 +212,7 @@ function directoryOf(
 ): ReceivingDirectory | undefined {
   const fields = fieldsOf(value, where, problems);
   only(fields, ["path", "maxBytes", "overwrite"], `${where}.`, problems);
-  const bytesMax = parseSize(String(fields["maxBytes"] ?? ""));
+  const bytesMax = parseSize(textOf(fields["maxBytes"]));
   if (bytesMax === undefined)
     problems.push(`${where}.maxBytes: the size of the largest region is due, such as 20GiB`);
   const overwrite = fields["overwrite"] ?? false;
@@ -250,4 +250,9 @@ function hookOf(
   }
   problems.push(`${where}: a list of words is due: ["systemctl", "stop", "app"]`);
   return undefined;
+}
+
+/** Sizes are written as `64KiB`, or as a number of bytes. */
+function textOf(value: unknown): string {
+  return typeof value === "string" || typeof value === "number" ? String(value) : "";
 }

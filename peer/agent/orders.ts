@@ -203,8 +203,13 @@ export class AgentOrders {
     }
     this.#requireAllowed(body.to.id);
     const argv = [
-      ...["--file", region.file, "--region", region.name],
-      ...["--chunk", String(region.chunkBytes), "--once"],
+      "--file",
+      region.file,
+      "--region",
+      region.name,
+      "--chunk",
+      String(region.chunkBytes),
+      "--once",
       ...(region.export === undefined ? [] : ["--export", region.export]),
       ...this.#hook("--on-suspend", body.hooks.suspend),
       ...this.#hook("--on-rollback", body.hooks.rollback),
@@ -261,8 +266,12 @@ export class AgentOrders {
       );
     }
     const argv = [
-      ...["--file", file, "--finalize", body.finalize],
-      ...["--max-bytes", String(directory.bytesMax)],
+      "--file",
+      file,
+      "--finalize",
+      body.finalize,
+      "--max-bytes",
+      String(directory.bytesMax),
       ...(body.mode === "live" ? [] : ["--mode", body.mode]),
       ...(body.downtimeBudgetMs === undefined
         ? []

@@ -31,7 +31,5 @@ export const API_KEY_LIFETIME_MS_MAX = 3_653 * 24 * 60 * 60 * 1000;
 export const SIGN_IN_LIFETIME_MS = 12 * 60 * 60 * 1000;
 /** Cookies of one API key; the oldest ends for the next. */
 export const SIGN_INS_PER_KEY_MAX = 20;
-/** Requests with an `Idempotency-Key` that are remembered for one API key. */
-export const IDEMPOTENT_REQUESTS_PER_KEY_MAX = 10_000;
 /** A peer whose relay was not heard to speak of it for this long is not taken for connected, in seconds. */
 export const PEER_SILENT_S = 60;

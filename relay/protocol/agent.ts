@@ -36,7 +36,6 @@ export const AGENT_LOGIN_DEADLINE_MS = 10_000;
 export const AGENT_NAMES_MAX = 64;
 
 export const ENROLLMENT_TOKEN_BYTES = 32;
-export const SEALING_KEY_BYTES = 32;
 
 /** Prefix of an enrollment code; the digit is the version of what follows. */
 export const ENROLLMENT_PREFIX = "memferry1e_";

@@ -89,7 +89,7 @@ test("a region moves from one agent to another, and the relay never has the secr
     regions: { db: { file: stage.file("db.img") } },
     hooks: { stop: ["touch", stage.file("it's stopped")] },
   });
-  const b = await enroll(stage, relay, "host-b", {
+  await enroll(stage, relay, "host-b", {
     peers: [a.id],
     directories: { images: { path: into, maxBytes: "1GiB" } },
   });
