@@ -175,6 +175,18 @@ export function createAgentStore(database: Database, limits: RelayLimits): Agent
           )
           .returning();
         for (const row of silent) await addPeerEvent(tx, row, "peer.offline");
+        // First: what ends a session may be that its peers came too late.
+        const expired = await tx
+          .update(peerOrder)
+          .set({
+            state: "failed",
+            problemCode: "ORDER_EXPIRED",
+            problemMessage: "the peer did not begin it in time",
+            ...ended,
+          })
+          .where(and(eq(peerOrder.state, "queued"), lt(peerOrder.expiresAt, sql`now()`)))
+          .returning();
+        for (const row of expired) await addOrderEvent(tx, row);
         const over = await tx
           .update(peerOrder)
           .set({
@@ -201,17 +213,6 @@ export function createAgentStore(database: Database, limits: RelayLimits): Agent
           )
           .returning();
         for (const row of over) await addOrderEvent(tx, row);
-        const expired = await tx
-          .update(peerOrder)
-          .set({
-            state: "failed",
-            problemCode: "ORDER_EXPIRED",
-            problemMessage: "the peer did not begin it in time",
-            ...ended,
-          })
-          .where(and(eq(peerOrder.state, "queued"), lt(peerOrder.expiresAt, sql`now()`)))
-          .returning();
-        for (const row of expired) await addOrderEvent(tx, row);
         return expired.flatMap(failedOrder);
       }),
   };

@@ -23,6 +23,9 @@ import { addOrder, type OrderRow } from "./orders.ts";
 import type { OfferedRegionRow, PeerRow } from "./peers.ts";
 import type { CreatedRow } from "./sessions.ts";
 
+/** An order that is begun at the last moment still needs its ticket to join. */
+const JOIN_GRACE_MS = 60_000;
+
 export interface OrderedMigration {
   readonly by: Actor;
   readonly createdBy: string;
@@ -67,7 +70,7 @@ export async function orderMigration(
       labels,
       mode: mode === "precopy" ? "precopy" : "live",
       limits: {},
-      ticketLifetimeMs: orderTtlMs,
+      ticketLifetimeMs: orderTtlMs + JOIN_GRACE_MS,
       seederPeerId: peer.id,
       leecherPeerId: to.id,
     })),

@@ -3,6 +3,7 @@ import { randomBytes } from "node:crypto";
 import { readdirSync, readFileSync, statSync } from "node:fs";
 import { readFile, writeFile } from "node:fs/promises";
 import * as https from "node:https";
+import { createServer } from "node:net";
 import path from "node:path";
 
 import { expect, test } from "vitest";
@@ -222,3 +223,54 @@ test("a code is good once, in time, and for nobody who makes one up", async () =
   expect(second.last("error")?.["code"]).toBe("ENROLLMENT_USED");
   expect((await stage.run(["agent", "--enroll", "memferry1e_AAAA"])).code).not.toBe(0);
 });
+
+test("an agent that was killed in the middle, and a relay that was started again, cost nothing", async () => {
+  await using stage = await Stage.open();
+  const port = await freePort();
+  const listen = ["--listen", `127.0.0.1:${port}`];
+  const relay = await stage.relay({ args: listen });
+  const bytes = randomBytes(2 * 1024 * 1024);
+  await writeFile(stage.file("db.img"), bytes);
+  const into = await stage.folder("into");
+  const a = await enroll(stage, relay, "host-a", {
+    peers: "any",
+    regions: { db: { file: stage.file("db.img") } },
+  });
+  const b = await enroll(stage, relay, "host-b", {
+    peers: "any",
+    directories: { images: { path: into, maxBytes: "1GiB" } },
+  });
+  await until(async () => (await ask(relay, "GET", "/v1/regions")).body.regions[0]?.name === "db");
+  const { body } = await ask(relay, "POST", "/v1/migrations", {
+    from: "host-a/db",
+    to: "host-b",
+    options: { finalize: "manual" },
+  });
+  const sessionState = async (on: TestRelay): Promise<string> =>
+    (await ask(on, "GET", `/v1/sessions/${body.sessionIds[0]}`)).body.state;
+  await until(async () => (await sessionState(relay)) === "precopy");
+  process.kill(b.agent.pid, "SIGKILL");
+  await b.agent.exited;
+  await relay.program.stop();
+  const again = await stage.relay({ args: listen });
+  await until(() => Promise.resolve(a.agent.all("online").length > 1));
+  const next = stage.memferry("host-b again", b.args);
+  await next.waitFor("online");
+  await until(
+    async () =>
+      (await ask(again, "POST", `/v1/sessions/${body.sessionIds[0]}:finalize`, {})).status === 202,
+  );
+  for (const order of body.orders) {
+    await until(async () => (await orderState(again, order.id)).state === "done");
+  }
+  expect(await sessionState(again)).toBe("done");
+  expect(Buffer.compare(await readFile(path.join(into, "db")), bytes)).toBe(0);
+});
+
+async function freePort(): Promise<number> {
+  const server = createServer();
+  await new Promise<void>((resolve) => server.listen(0, "127.0.0.1", resolve));
+  const address = server.address();
+  await new Promise((resolve) => server.close(resolve));
+  return typeof address === "object" && address !== null ? address.port : 0;
+}
