@@ -39,7 +39,12 @@ import { REFERENCE_STYLE, referencePage } from "./api/reference.ts";
 import { refuseInvalid } from "./api/refuse-invalid.ts";
 import { backupRoutes } from "./api/backup.ts";
 import { refuseWhileDraining, relayRoutes, type ThisRelay } from "./api/relays.ts";
-import { sessionRoutes, type LiveSessions, type RelayAddress } from "./api/sessions.ts";
+import { eventRoutes } from "./api/events.ts";
+import { sessionActionRoutes } from "./api/session-actions.ts";
+import type { RelayPlace } from "./api/session-body.ts";
+import { sessionDataRoutes } from "./api/session-data.ts";
+import { SessionService, type LiveSessions } from "./api/session-service.ts";
+import { sessionRoutes, type RelayAddress } from "./api/sessions.ts";
 import { signInRoutes, whoamiRoutes } from "./api/sign-in.ts";
 import { webhookRoutes, type WebhookRoutesOptions } from "./api/webhooks.ts";
 import type { ApiKeys } from "./db/api-keys.ts";
@@ -58,7 +63,8 @@ import type { Admission } from "./transport/admission.ts";
 
 export type { SessionBody, SessionAction } from "./api/schemas.ts";
 export type { ProblemBody } from "./api/errors.ts";
-export type { LiveSessions, RelayAddress } from "./api/sessions.ts";
+export type { LiveSessions } from "./api/session-service.ts";
+export type { RelayAddress } from "./api/sessions.ts";
 
 export interface AppDependencies {
   readonly database: Database;
@@ -170,7 +176,12 @@ export function createApp(dependencies: AppDependencies): App {
   app.route("/v1", projectRoutes({ database, limits }));
   app.route("/v1", keyRoutes({ database, limits }));
   app.route("/v1", auditRoutes({ database }));
-  app.route("/v1", sessionRoutes({ ...dependencies, changes, limits, streams }));
+  const place = (): RelayPlace => dependencies.relay.place;
+  const service = new SessionService({ ...dependencies, changes, place });
+  app.route("/v1", sessionRoutes({ ...dependencies, service, changes, limits }));
+  app.route("/v1", sessionActionRoutes({ service, address: dependencies.address }));
+  app.route("/v1", sessionDataRoutes({ ...dependencies, service, streams }));
+  app.route("/v1", eventRoutes({ ...dependencies, service, changes, streams }));
   app.route("/v1", peerRoutes({ ...dependencies }));
   app.route("/v1", orderRoutes({ ...dependencies, changes, limits }));
   app.route("/v1", limitRoutes({ ...dependencies, limits, streams }));

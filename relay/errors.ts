@@ -26,6 +26,7 @@ export type RelayErrorCode =
   | "NAME_TAKEN"
   | "NOT_FOUND"
   | "PROJECT_IN_USE"
+  | "RANGE_INVALID"
   | "RATE_LIMITED"
   | "RELAY_DRAINING"
   | "REQUEST_INVALID"

@@ -43,6 +43,12 @@ export class RelayNode {
     this.#options = options;
   }
 
+  /** Where it is, as it says of itself. */
+  get place(): { readonly node: string; readonly zone: string; readonly url: string } {
+    const { name, zone, url } = this.#options;
+    return { node: name, zone, url: url() };
+  }
+
   /** Whether new sessions are refused: an operator wants it so, or the process is going down. */
   get draining(): boolean {
     return this.#goingDown || this.#wanted === "draining";

@@ -40,6 +40,8 @@ export function statusOf(code: RelayErrorCode): ContentfulStatusCode {
       return 409;
     case "LENGTH_REQUIRED":
       return 411;
+    case "RANGE_INVALID":
+      return 416;
     case "VERSION_CONFLICT":
       return 412;
     case "BODY_TOO_LARGE":
@@ -76,6 +78,7 @@ const TITLES: Readonly<Record<number, string>> = {
   412: "Changed meanwhile",
   413: "Body too large",
   415: "Media type not supported",
+  416: "No such range",
   422: "Invalid request",
   429: "Too many requests",
   500: "Internal error",

@@ -1,18 +1,27 @@
 /**
- * Sessions of a project as server-sent events.
+ * What happens in a project, as server-sent events that lose nothing.
  *
- * A stream begins with `snapshot` (the newest sessions) and goes on with `session`, one for each that
- * changed, with all that the API knows of it. What waits to be sent is a set of ids, so a reader that is slow
- * skips states and not sessions, and one that reads nothing costs that set until it is dropped.
+ * A stream begins with `snapshot` (the newest sessions) and goes on with `event`, one for each thing that happened, and
+ * `session`, one for each session that looks different, with all that the API knows of it. Events carry ids: a reader
+ * that comes back with the last one it saw gets those after it, from the database. States carry none, since the newest
+ * is as good as all of them; what waits to be sent of these is a set of session ids.
  *
  * @module
  */
+import type { ProjectEventRow } from "../db/project-events.ts";
+import { Bell, eventText, HEARTBEAT, HEARTBEAT_MS, pulledStream } from "./pulled-stream.ts";
 import type { SessionBody } from "./schemas.ts";
 
 export interface EventStreamOptions {
+  /** Where the reader's events begin: those after this number. */
+  readonly after: number;
+  /** Some events between what the reader has seen and what is kept are gone. */
+  readonly hasGap: boolean;
+  readonly wants: { readonly events: boolean; readonly sessions: boolean };
   readonly snapshot: () => Promise<readonly SessionBody[]>;
   /** Those of the ids that the reader may see. */
   readonly sessions: (ids: readonly string[]) => Promise<readonly SessionBody[]>;
+  readonly events: (afterId: number) => Promise<readonly ProjectEventRow[]>;
   readonly subscribe: (listener: (sessionId: string) => void) => () => void;
   /** Whether the reader may still read. */
   readonly stillAllowed: () => Promise<boolean>;
@@ -22,26 +31,25 @@ export interface EventStreamOptions {
 
 /** A session's changes are put together for this long. */
 const COALESCE_MS = 250;
-const HEARTBEAT_MS = 10_000;
-/** A key that was revoked sees this much more at most. */
-const RECHECK_MS = 5_000;
-/** A reader that takes nothing for this long is dropped. */
-const STALL_MS = 60_000;
+/** What other relays of the database wrote is found this often. */
+const LOOK_MS = 1_000;
 /** More changed sessions than this are a new snapshot. */
 const CHANGED_MAX = 2_000;
-const SESSIONS_PER_EVENT_BATCH = 100;
+const SESSIONS_PER_BATCH = 100;
+
+export function eventBody({ id, at, type, subjectKind, subjectId, data }: ProjectEventRow) {
+  const subject = { kind: subjectKind, id: subjectId };
+  return { id, at: at.toISOString(), type, subject, data };
+}
 
 export function eventStream(options: EventStreamOptions): ReadableStream<Uint8Array> {
-  const encoder = new TextEncoder();
+  const { wants } = options;
   const changed = new Set<string>();
+  const bell = new Bell();
   let snapshotDue = true;
-  let eventId = 0;
-  let takenAtMs = performance.now();
-  let wake = (): void => {};
-  let over = false;
-
-  const message = (event: string, data: unknown): string =>
-    `id: ${++eventId}\nevent: ${event}\ndata: ${JSON.stringify(data)}\n\n`;
+  let gapDue = options.hasGap;
+  let last = options.after;
+  let saidAtMs = performance.now();
 
   const unsubscribe = options.subscribe((sessionId) => {
     if (changed.size < CHANGED_MAX) {
@@ -50,97 +58,50 @@ export function eventStream(options: EventStreamOptions): ReadableStream<Uint8Ar
       changed.clear();
       snapshotDue = true;
     }
-    wake();
+    bell.ring();
   });
 
-  const finish = (): void => {
-    if (over) return;
-    over = true;
-    unsubscribe();
-    clearInterval(recheck);
-    options.signal.removeEventListener("abort", finish);
-    wake();
-    options.onEnd();
-  };
-
-  let controller: ReadableStreamDefaultController<Uint8Array> | undefined;
-  const recheck = setInterval(() => {
-    const stalled = performance.now() - takenAtMs > STALL_MS;
-    options
-      .stillAllowed()
-      // A database that is down says nothing about the key: the stream stays until it does.
-      .catch(() => true)
-      .then((allowed) => {
-        if (over || (allowed && !stalled)) return;
-        finish();
-        if (stalled) controller?.error(new Error("the reader of an event stream stalled"));
-        else controller?.close();
-      })
-      .catch(() => {
-        // Closed in the same moment by its reader.
-      });
-  }, RECHECK_MS);
-  options.signal.addEventListener("abort", finish);
-  if (options.signal.aborted) finish();
-
-  /** True after a change, false after a while without one. */
-  const nextChange = async (): Promise<boolean> => {
-    if (snapshotDue || changed.size > 0) return true;
-    const { promise, resolve } = Promise.withResolvers<boolean>();
-    const timer = setTimeout(() => resolve(false), HEARTBEAT_MS);
-    wake = () => resolve(true);
-    try {
-      return await promise;
-    } finally {
-      clearTimeout(timer);
-      wake = () => {};
-    }
+  const begin = async (): Promise<string> => {
+    snapshotDue = false;
+    changed.clear();
+    const sessions = wants.sessions ? await options.snapshot() : [];
+    const gap = gapDue ? eventText("gap", { after: options.after }) : "";
+    gapDue = false;
+    return `retry: 1000\n${gap}${eventText("snapshot", { sessions }, last)}`;
   };
 
   const next = async (): Promise<string> => {
-    if (snapshotDue) {
-      snapshotDue = false;
-      changed.clear();
-      return `retry: 1000\n${message("snapshot", { sessions: await options.snapshot() })}`;
+    if (snapshotDue) return await begin();
+    const isChanged = changed.size > 0 || (await bell.rung(LOOK_MS));
+    if (isChanged) await new Promise((resolve) => setTimeout(resolve, COALESCE_MS));
+    let text = "";
+    if (wants.events) {
+      for (const row of await options.events(last)) {
+        last = row.id;
+        text += eventText("event", eventBody(row), row.id);
+      }
     }
-    if (!(await nextChange())) return ": still here\n\n";
-    if (over || snapshotDue) return "";
-    await new Promise((resolve) => setTimeout(resolve, COALESCE_MS));
-    const ids = [...changed].slice(0, SESSIONS_PER_EVENT_BATCH);
-    for (const id of ids) changed.delete(id);
-    const bodies = await options.sessions(ids);
-    return bodies.map((body) => message("session", body)).join("");
+    if (wants.sessions && !snapshotDue) {
+      const ids = [...changed].slice(0, SESSIONS_PER_BATCH);
+      for (const id of ids) changed.delete(id);
+      const bodies = ids.length === 0 ? [] : await options.sessions(ids);
+      for (const body of bodies) text += eventText("session", body);
+    } else {
+      changed.clear();
+    }
+    if (text === "" && performance.now() - saidAtMs >= HEARTBEAT_MS) text = HEARTBEAT;
+    if (text !== "") saidAtMs = performance.now();
+    return text;
   };
 
-  return new ReadableStream<Uint8Array>(
-    {
-      start(given) {
-        controller = given;
-      },
-      async pull(given) {
-        takenAtMs = performance.now();
-        try {
-          for (;;) {
-            const text = over ? "" : await next();
-            takenAtMs = performance.now();
-            if (text !== "" && !over) {
-              given.enqueue(encoder.encode(text));
-              return;
-            }
-            if (over) {
-              given.close();
-              return;
-            }
-          }
-        } catch (error) {
-          if (over) return;
-          finish();
-          // The reader reconnects, and gets a status that says what is wrong.
-          given.error(error);
-        }
-      },
-      cancel: finish,
+  return pulledStream({
+    next,
+    stillAllowed: options.stillAllowed,
+    signal: options.signal,
+    onEnd: () => {
+      unsubscribe();
+      bell.ring();
+      options.onEnd();
     },
-    { highWaterMark: 1 },
-  );
+  });
 }

@@ -28,7 +28,7 @@ import { relayNodeSchema, relayPageSchema, type RelayNodeBody } from "./schemas/
 import { refuseInvalid } from "./refuse-invalid.ts";
 
 /** What the API asks of the relay that answers. */
-export type ThisRelay = Pick<RelayNode, "id" | "draining" | "look">;
+export type ThisRelay = Pick<RelayNode, "id" | "draining" | "look" | "place">;
 
 export interface RelayRoutesOptions {
   readonly database: Database;

@@ -5,18 +5,19 @@
  */
 import { z } from "@hono/zod-openapi";
 
-import { COMMANDS } from "../protocol/frame.ts";
 import { ROLES, SESSION_STATES } from "../protocol/ids.ts";
 import { TICKET_LIFETIME_MS_MAX } from "../db/limits.ts";
-import { SESSION_MODES } from "../db/schema.ts";
+import { DEADLINE_POLICIES, SESSION_MODES } from "../db/schema.ts";
+import { SESSION_SORTS } from "../db/sessions.ts";
 import { pageQuerySchema } from "./pages.ts";
 import { hexIdSchema, instant, labelsSchema, line, positive } from "./schemas/common.ts";
+import { SESSION_ACTIONS } from "./session-state.ts";
 
 export const sessionIdSchema = hexIdSchema;
 
 export const stateSchema = z.enum(SESSION_STATES).openapi("SessionState");
-export const actionSchema = z.enum(COMMANDS).openapi("SessionAction");
-export type SessionAction = z.infer<typeof actionSchema>;
+export const actionSchema = z.enum(SESSION_ACTIONS).openapi("SessionAction");
+export type { SessionAction } from "./session-state.ts";
 
 const limitsSchema = z
   .strictObject({
@@ -27,8 +28,34 @@ const limitsSchema = z
   })
   .openapi("SessionLimits");
 
+const policySchema = z
+  .strictObject({
+    onDeadline: z.enum(DEADLINE_POLICIES).optional().openapi({
+      description: "What is done when `limits.deadlineMs` has passed since the copying began.",
+    }),
+    allowPostcopy: z.boolean().optional().openapi({
+      description:
+        "Whether it may hand over before everything is there. Default: not in mode `precopy`.",
+    }),
+    startPaused: z.boolean().optional().openapi({
+      description: "Nothing is sent before `:start`. Counts when the session is made.",
+    }),
+  })
+  .openapi("SessionPolicy");
+
+/** What of a session may be changed; `null` takes away what was there. */
+export const patchSessionSchema = z
+  .strictObject({
+    name: line(128).optional(),
+    labels: labelsSchema.optional(),
+    limits: limitsSchema.optional(),
+    policy: policySchema.optional(),
+  })
+  .openapi("PatchSession");
+
 export const createSessionSchema = z
   .strictObject({
+    policy: policySchema.optional(),
     name: line(128).optional(),
     labels: labelsSchema.optional(),
     mode: z.enum(SESSION_MODES).optional(),
@@ -40,11 +67,18 @@ export const createSessionSchema = z
   .openapi("CreateSession");
 
 export const actionBodySchema = z
-  .strictObject({ reason: line(256).optional() })
+  .strictObject({
+    reason: line(256).optional(),
+    expectedVersion: z.int().min(1).optional().openapi({
+      description:
+        "The `version` that was seen; the action is refused if it is another one by now.",
+    }),
+  })
   .openapi("SessionActionRequest");
 
 const peerSchema = z
   .object({
+    peerId: z.string().nullable().openapi({ description: "Of an enrolled peer." }),
     connected: z.boolean(),
     joinedAt: instant.nullable().openapi({ description: "When its ticket was used." }),
     connectedSince: instant.nullable(),
@@ -55,15 +89,25 @@ const peerSchema = z
   })
   .openapi("SessionPeer");
 
-const progressSchema = z
+export const progressSchema = z
   .object({
+    phase: stateSchema,
     round: z.number(),
-    percent: z.number().openapi({ description: "Of the region, present at the destination." }),
+    roundsMax: z.number().nullable(),
+    percent: z.number().openapi({
+      description:
+        "Of the way, by phases: never falls. How much of the region is there now is `ready`.",
+    }),
+    ready: z.number().openapi({
+      description:
+        "Percent of the region that is present and current at the destination; may fall.",
+    }),
     chunksTotal: z.number(),
     chunksSent: z.number(),
     chunksReady: z.number(),
     chunksDirty: z.number(),
     chunksZero: z.number(),
+    chunksReused: z.number(),
     bytesTotal: z.number(),
     bytesSent: z.number(),
     bytesWire: z.number(),
@@ -77,6 +121,15 @@ const progressSchema = z
     etaMs: z.number().nullable(),
     expectedDowntimeMs: z.number().nullable(),
     faults: z.number(),
+    faultP50Ms: z.number().nullable(),
+    faultP99Ms: z.number().nullable(),
+    stalledMs: z
+      .number()
+      .openapi({ description: "For how long nothing came, though some is missing." }),
+    blockedBy: z.array(z.string()).openapi({
+      description:
+        "`seederAway`, `leecherAway`, `ticketUnused`, `paused`, `notStarted`, `notConverging`.",
+    }),
     at: instant.nullable(),
   })
   .openapi("SessionProgress");
@@ -104,6 +157,7 @@ export const sessionSchema = z
     labels: z.record(z.string(), z.string()),
     state: stateSchema,
     reason: z.object({ code: z.string(), message: z.string() }).nullable(),
+    migrationId: hexIdSchema.nullable(),
     mode: z.enum(SESSION_MODES),
     region: z
       .object({
@@ -124,8 +178,17 @@ export const sessionSchema = z
       })
       .nullable()
       .openapi({ description: "Null while the two are not both connected." }),
+    relay: z
+      .object({ node: z.string(), zone: z.string(), url: z.string() })
+      .nullable()
+      .openapi({ description: "The one that peers are connected to; null if none is." }),
+    fingerprint: z.string().nullable().openapi({
+      description:
+        "As both peers show it, by the word of the destination; null where it is not known.",
+    }),
     relayedBytes: z.object({ fromSeeder: z.number(), fromLeecher: z.number() }),
     limits: limitsSchema,
+    policy: policySchema,
     progress: progressSchema.nullable(),
     timings: timingsSchema,
     authority: z
@@ -184,9 +247,59 @@ export const listQuerySchema = pageQuerySchema.extend({
     .pipe(z.array(stateSchema))
     .optional()
     .openapi({ type: "string", description: "One or more states, separated by commas." }),
+  label: z
+    .union([z.string(), z.array(z.string()).max(8)])
+    .transform((texts) => [texts].flat())
+    .pipe(z.array(z.string().regex(/^[^:=]{1,63}[:=].{0,128}$/, "must be NAME:VALUE")))
+    .optional()
+    .openapi({ type: "string", description: "`NAME:VALUE`; may be given several times." }),
+  peer: z
+    .string()
+    .regex(/^[0-9a-f]{64}$/)
+    .optional()
+    .openapi({ description: "An enrolled peer's id, on either side." }),
+  since: z.iso.datetime().optional().openapi({ description: "Made then or later." }),
+  migration: hexIdSchema.optional(),
+  text: line(128).min(1).optional().openapi({
+    description: "Part of a name, a label's value or a host's name; or the id's beginning.",
+  }),
+  sort: z.enum(SESSION_SORTS).default("-createdAt"),
 });
 
 export const eventsQuerySchema = pageQuerySchema;
+
+export const checkSchema = z
+  .object({
+    name: z.string(),
+    severity: z.enum(["ok", "info", "warning", "error"]),
+    message: z.string(),
+    fix: z.string().openapi({ description: "What to do about it; empty if there is nothing." }),
+  })
+  .openapi("SessionCheck");
+
+export const checksSchema = z
+  .object({ checks: z.array(checkSchema), checkedAt: instant.nullable() })
+  .openapi("SessionChecks");
+
+export const progressAnswerSchema = z
+  .object({
+    id: sessionIdSchema,
+    state: stateSchema,
+    version: z.number(),
+    progress: progressSchema.nullable(),
+  })
+  .openapi("SessionProgressAnswer");
+
+/** What happened in a project, as `/v1/events` tells it. */
+export const projectEventSchema = z
+  .object({
+    id: z.number(),
+    at: instant,
+    type: z.string().openapi({ example: "session.committed" }),
+    subject: z.object({ kind: z.string(), id: z.string() }),
+    data: z.record(z.string(), z.union([z.string(), z.number(), z.boolean()])),
+  })
+  .openapi("ProjectEvent");
 
 export const versionSchema = z
   .object({ version: z.string(), protocol: z.string(), runtime: z.string() })

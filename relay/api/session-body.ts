@@ -9,7 +9,15 @@ import { isEnded, type Role, type SessionState } from "../protocol/ids.ts";
 import type { LinkKind } from "../protocol/stream.ts";
 import type { LiveSession } from "../switchboard/switchboard.ts";
 import type { SessionRow } from "../db/sessions.ts";
-import type { SessionAction, SessionBody } from "./schemas.ts";
+import { percentSent } from "../db/session-store.ts";
+import type { SessionBody } from "./schemas.ts";
+import {
+  allowedActions,
+  blockedBy,
+  shownState,
+  whyPaused,
+  type SessionFacts,
+} from "./session-state.ts";
 
 const PATH_KINDS: Readonly<Record<LinkKind, NonNullable<SessionBody["path"]>["kind"]>> = {
   webtransport: "relayWebTransport",
@@ -18,48 +26,51 @@ const PATH_KINDS: Readonly<Record<LinkKind, NonNullable<SessionBody["path"]>["ki
   memory: "memory",
 };
 
-/** States in which both peers are at work and the workload still runs at the source. */
-const FINALIZABLE: ReadonlySet<SessionState> = new Set(["joined", "tracking", "precopy"]);
+/** Of the way: what is left after the copying is the hand-over, and after that the rest. */
+const COPYING_PERCENT = 80;
+const FINALIZING_PERCENT = 85;
+const SUSPENDED_PERCENT = 88;
+const COMMITTED_PERCENT = 90;
 
-/**
- * States in which both peers are at work, and which therefore rest while one of them is away. Not `joined` and
- * `committed`: these say what was decided, whoever is there.
- */
-export const AT_WORK: ReadonlySet<SessionState> = new Set([
-  "tracking",
-  "precopy",
-  "finalizing",
-  "suspended",
-  "postcopy",
-]);
-
-/**
- * The record says how far a session came; whether it goes on at the moment, only who is connected says. A relay that
- * was killed writes nothing down, and after it nobody is connected.
- */
-export function stateOf(state: SessionState, live: LiveSession | undefined): SessionState {
-  if (!AT_WORK.has(state)) return state;
-  return live?.seeder === undefined || live.leecher === undefined ? "paused" : state;
+export function factsOf(row: SessionRow, live: LiveSession | undefined): SessionFacts {
+  const { state, owner, hold, mode, policy } = row;
+  return {
+    state,
+    owner,
+    hold,
+    mode,
+    policy,
+    here: { seeder: live?.seeder !== undefined, leecher: live?.leecher !== undefined },
+    hasUnusedTicket: row.seederJoinedAt === null || row.leecherJoinedAt === null,
+  };
 }
 
-function reasonOf(row: SessionRow, live: LiveSession | undefined): SessionBody["reason"] {
-  if (stateOf(row.state, live) === row.state) {
-    return row.reasonCode === "" ? null : { code: row.reasonCode, message: row.reasonMessage };
-  }
-  const away = (["seeder", "leecher"] as const).filter((role) => live?.[role] === undefined);
-  const message =
-    away.length === 2 ? "neither peer is connected" : `the ${away[0]} is not connected`;
-  return { code: "PAUSED_BY_RELAY", message };
+export function stateOf(row: SessionRow, live: LiveSession | undefined): SessionState {
+  return shownState(factsOf(row, live));
 }
 
-export function allowedActions(state: SessionState, owner: Role): SessionAction[] {
-  if (isEnded(state) || owner !== "seeder") return [];
-  return FINALIZABLE.has(state) ? ["finalize", "cancel"] : ["cancel"];
+function reasonOf(row: SessionRow, facts: SessionFacts): SessionBody["reason"] {
+  const paused = whyPaused(facts);
+  if (paused !== undefined) return paused;
+  return row.reasonCode === "" ? null : { code: row.reasonCode, message: row.reasonMessage };
 }
 
-export function sessionBody(row: SessionRow, live: LiveSession | undefined): SessionBody {
+/** Where a relay says that it is. */
+export interface RelayPlace {
+  readonly node: string;
+  readonly zone: string;
+  readonly url: string;
+}
+
+/** @param place Of the relay that answers. */
+export function sessionBody(
+  row: SessionRow,
+  live: LiveSession | undefined,
+  place: RelayPlace,
+): SessionBody {
   const ended = isEnded(row.state);
-  const state = stateOf(row.state, live);
+  const facts = factsOf(row, live);
+  const state = shownState(facts);
   const progress = live?.progress ?? row.progress ?? undefined;
   const progressAt = live?.progress === undefined ? row.progressAt : new Date();
   const { seeder, leecher } = live ?? {};
@@ -68,7 +79,8 @@ export function sessionBody(row: SessionRow, live: LiveSession | undefined): Ses
     name: row.name,
     labels: row.labels,
     state,
-    reason: reasonOf(row, live),
+    reason: reasonOf(row, facts),
+    migrationId: row.migrationId,
     mode: row.mode,
     region: regionBody(row),
     seeder: peerBody(row, "seeder", live),
@@ -78,16 +90,26 @@ export function sessionBody(row: SessionRow, live: LiveSession | undefined): Ses
         ? null
         : {
             // The slower kind of link is the one that can be felt.
-            kind: PATH_KINDS[seeder.link === "websocket" ? seeder.link : leecher.link],
+            kind: PATH_KINDS[
+              live?.more?.path === "direct" || seeder.link !== "websocket"
+                ? (live?.more?.path ?? leecher.link)
+                : seeder.link
+            ],
             rttMs: progress === undefined || progress.rttMs === 0 ? null : progress.rttMs,
           },
+    relay: seeder === undefined && leecher === undefined ? null : place,
+    fingerprint:
+      live?.more === undefined || live.more.fingerprint === "" ? null : live.more.fingerprint,
     relayedBytes: { fromSeeder: row.bytesFromSeeder, fromLeecher: row.bytesFromLeecher },
     limits: row.limits,
+    policy: row.policy,
     progress:
-      progress === undefined ? null : progressBody(state, row.owner, { progress, at: progressAt }),
+      progress === undefined
+        ? null
+        : progressBody({ row, live, facts, state }, { progress, at: progressAt }),
     timings: timingsBody(row, progress),
     authority: { holder: row.owner, epoch: row.ownerEpoch },
-    allowedActions: allowedActions(state, row.owner),
+    allowedActions: allowedActions(facts),
     createdBy: row.createdBy,
     version: row.version,
     updatedAt: row.updatedAt.toISOString(),
@@ -114,6 +136,7 @@ function peerBody(
   const peer = live?.[role];
   const said = row[role];
   return {
+    peerId: role === "seeder" ? row.seederPeerId : row.leecherPeerId,
     connected: peer !== undefined,
     joinedAt: (role === "seeder" ? row.seederJoinedAt : row.leecherJoinedAt)?.toISOString() ?? null,
     connectedSince: peer === undefined ? null : new Date(peer.joinedAtMs).toISOString(),
@@ -124,24 +147,62 @@ function peerBody(
   };
 }
 
+/**
+ * How far a session is, 0 to 100, by what it has reached: so it never falls, though what is ready may.
+ *
+ * @param row.percentSent The best of the copying that was ever written down.
+ */
+export function percentOf(
+  row: Pick<SessionRow, "state" | "times" | "percentSent">,
+  progress: Progress,
+): number {
+  const share = (part: number): number =>
+    progress.chunksTotal === 0 ? 0 : Math.min(1, part / progress.chunksTotal);
+  if (row.state === "done") return 100;
+  const { committedAt, suspendedAt, finalizeAt } = row.times;
+  if (committedAt !== undefined) {
+    return COMMITTED_PERCENT + (100 - COMMITTED_PERCENT) * share(progress.chunksReady) * 0.99;
+  }
+  if (suspendedAt !== undefined) return SUSPENDED_PERCENT;
+  if (finalizeAt !== undefined) return FINALIZING_PERCENT;
+  const sent = Math.max(row.percentSent, percentSent(progress));
+  return (sent / 100) * COPYING_PERCENT;
+}
+
 function progressBody(
-  state: SessionState,
-  owner: Role,
+  {
+    row,
+    live,
+    facts,
+    state,
+  }: {
+    readonly row: SessionRow;
+    readonly live: LiveSession | undefined;
+    readonly facts: SessionFacts;
+    readonly state: SessionState;
+  },
   { progress, at }: { readonly progress: Progress; readonly at: Date | null },
 ): SessionBody["progress"] {
+  const { owner } = row;
+  const more = live?.more;
   const { sendBytesPerS, dirtyBytesPerS, bytesRemaining, chunksTotal, chunksReady } = progress;
   const active = !isEnded(state) && state !== "paused";
   const ratio = active && sendBytesPerS > 0 ? dirtyBytesPerS / sendBytesPerS : null;
   const gain = state === "postcopy" ? sendBytesPerS : sendBytesPerS - dirtyBytesPerS;
+  const verdict = ratio === null || state === "postcopy" ? "unknown" : ratio < 1 ? "yes" : "no";
   return {
+    phase: row.state,
     round: progress.round,
-    percent:
+    roundsMax: row.limits.maxRounds ?? more?.roundsMax ?? null,
+    percent: Math.floor(percentOf(row, progress) * 100) / 100,
+    ready:
       chunksTotal === 0 ? 0 : Math.round(Math.min(1, chunksReady / chunksTotal) * 10_000) / 100,
     chunksTotal,
     chunksSent: progress.chunksSent,
     chunksReady,
     chunksDirty: progress.chunksDirty,
     chunksZero: progress.chunksZero,
+    chunksReused: more?.chunksReused ?? 0,
     bytesTotal: progress.bytesTotal,
     bytesSent: progress.bytesSent,
     bytesWire: progress.bytesWire,
@@ -149,7 +210,7 @@ function progressBody(
     dirtyBytesPerS,
     sendBytesPerS,
     convergence: {
-      verdict: ratio === null || state === "postcopy" ? "unknown" : ratio < 1 ? "yes" : "no",
+      verdict,
       ratio: ratio === null ? null : Math.round(ratio * 1000) / 1000,
     },
     etaMs: active && gain > 0 ? Math.round((bytesRemaining / gain) * 1000) : null,
@@ -159,6 +220,10 @@ function progressBody(
         ? null
         : progress.expectedDowntimeMs,
     faults: progress.faults,
+    faultP50Ms: more === undefined || progress.faults === 0 ? null : more.faultP50Ms,
+    faultP99Ms: more === undefined || progress.faults === 0 ? null : more.faultP99Ms,
+    stalledMs: active && bytesRemaining > 0 ? (live?.stillMs ?? 0) : 0,
+    blockedBy: [...blockedBy(facts), ...(verdict === "no" ? ["notConverging"] : [])],
     at: at?.toISOString() ?? null,
   };
 }

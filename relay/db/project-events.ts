@@ -100,3 +100,18 @@ export async function lastProjectEvent(database: Database, projectId: string): P
   );
   return row?.id ?? 0;
 }
+
+/** Whether an event is there and the project's: if not, some after it may have been cleared away. */
+export async function hasProjectEvent(
+  database: Database,
+  projectId: string,
+  id: number,
+): Promise<boolean> {
+  const rows = await database.run((orm) =>
+    orm
+      .select({ id: projectEvent.id })
+      .from(projectEvent)
+      .where(and(eq(projectEvent.projectId, projectId), eq(projectEvent.id, id))),
+  );
+  return rows.length > 0;
+}

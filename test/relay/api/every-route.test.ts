@@ -6,7 +6,7 @@ import { eq } from "drizzle-orm";
 import { beforeAll, beforeEach, describe, expect, test } from "vitest";
 
 import type { ApiDocument } from "../../../relay/api/document.ts";
-import { API_SCOPES, audit, offeredRegion, peer } from "../../../relay/db/schema.ts";
+import { API_SCOPES, audit, offeredRegion, peer, session } from "../../../relay/db/schema.ts";
 import { fromHex } from "../../../relay/db/hex.ts";
 import { fromBase64Url } from "../../../relay/protocol/bytes.ts";
 import { apiDocument, bodySchema, idFields, routesOf, sample, type Route } from "./api-document.ts";
@@ -90,16 +90,13 @@ async function migrationBody(): Promise<{ from: string; to: string }> {
 /** By operation: what must be so before it can be done. Gets the id that was made for it. */
 const PREPARE: Readonly<Record<string, (id: string) => Promise<void>>> = {
   finalizeSession: joined,
-  getSessionManifest: async (id) => {
-    await harness.store.describe(fromHex(id), "seeder", {
-      kind: "describe",
-      regionName: "r",
-      regionBytes: 65_536,
-      chunkBytes: 65_536,
-      host: "a",
-      version: "1",
-    });
-  },
+  postcopySession: joined,
+  startSession: (id) => put(id, { hold: "start" }),
+  resumeSession: (id) => put(id, { hold: "pause" }),
+  recoverSession: (id) => put(id, { state: "failed", owner: "leecher" }),
+  deleteSession: (id) => put(id, { state: "cancelled", endedAt: new Date() }),
+  getSessionManifest: described,
+  getSessionMap: described,
 };
 
 /** By operation: bodies for which the smallest one will not do. */
@@ -122,6 +119,21 @@ const ID_OF: Readonly<Record<string, string>> = {
   webhookId: "webhooks",
   peerId: "peers",
 };
+
+async function put(id: string, values: Partial<typeof session.$inferInsert>): Promise<void> {
+  await harness.database.run((orm) => orm.update(session).set(values).where(eq(session.id, id)));
+}
+
+async function described(id: string): Promise<void> {
+  await harness.store.describe(fromHex(id), "seeder", {
+    kind: "describe",
+    regionName: "r",
+    regionBytes: 65_536,
+    chunkBytes: 65_536,
+    host: "a",
+    version: "1",
+  });
+}
 
 async function joined(id: string): Promise<void> {
   const { tickets } = ticketsOf.get(id) ?? {};

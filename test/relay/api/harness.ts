@@ -44,6 +44,18 @@ export class FakeSwitchboard {
     return this.sessions.get(toHex(sessionId))?.leecher !== undefined;
   }
 
+  readonly rates = new Map<string, number>();
+  renewed = 0;
+
+  renewPairing(): boolean {
+    this.renewed++;
+    return true;
+  }
+
+  setBytesPerS(sessionId: string, bytesPerS: number): void {
+    this.rates.set(sessionId, bytesPerS);
+  }
+
   announce(): Promise<void> {
     return Promise.resolve();
   }
