@@ -65,6 +65,8 @@ export type { SessionBody, SessionAction } from "./api/schemas.ts";
 export type { ProblemBody } from "./api/errors.ts";
 export type { LiveSessions } from "./api/session-service.ts";
 export type { RelayAddress } from "./api/sessions.ts";
+export type { KeyBody } from "./api/schemas/identity.ts";
+export type { DeliveryBody, RelayNodeBody, WebhookBody } from "./api/schemas/operations.ts";
 
 export interface AppDependencies {
   readonly database: Database;

@@ -290,17 +290,6 @@ export const progressAnswerSchema = z
   })
   .openapi("SessionProgressAnswer");
 
-/** What happened in a project, as `/v1/events` tells it. */
-export const projectEventSchema = z
-  .object({
-    id: z.number(),
-    at: instant,
-    type: z.string().openapi({ example: "session.committed" }),
-    subject: z.object({ kind: z.string(), id: z.string() }),
-    data: z.record(z.string(), z.union([z.string(), z.number(), z.boolean()])),
-  })
-  .openapi("ProjectEvent");
-
 export const versionSchema = z
   .object({ version: z.string(), protocol: z.string(), runtime: z.string() })
   .openapi("Version");

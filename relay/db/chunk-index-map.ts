@@ -14,8 +14,6 @@ import type { Database } from "./database.ts";
 
 /** A cell's state on the wire. A cell of several chunks has the first of `PRECEDENCE` that one of them has. */
 export const MAP_STATES = { missing: 0, sent: 1, dirty: 2, zero: 3, reused: 4 } as const;
-/** How a chunk came, in `marks`. */
-export const CHUNK_MARKS = { sent: 0, zero: 1, reused: 2 } as const;
 
 const PRECEDENCE = [
   MAP_STATES.missing,

@@ -23,7 +23,7 @@ export interface Segment {
   readonly hashes: Uint8Array<ArrayBuffer>;
   /** `u32` a chunk. */
   epochs: Uint8Array<ArrayBuffer> | null;
-  /** A byte a chunk, see `CHUNK_MARKS`; null if all were sent. */
+  /** How each chunk came, a byte: 0 sent, 1 zero, 2 reused; null if all were sent. */
   marks: Uint8Array<ArrayBuffer> | null;
 }
 

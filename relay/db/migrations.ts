@@ -29,8 +29,6 @@ import {
   type SessionRow,
 } from "./sessions.ts";
 
-/** Sessions of one migration. */
-export const MIGRATION_SESSIONS_MAX = 64;
 const MIGRATION_ID_BYTES = 16;
 const ENDED = SESSION_STATES.filter(isEnded);
 

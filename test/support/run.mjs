@@ -32,6 +32,9 @@ const sets = {
   exports: [
     { name: "exports", command: node, args: ["--project", "exports"], limitMs: 20 * MINUTE_MS },
   ],
+  browser: [
+    { name: "browser", command: node, args: ["--project", "browser"], limitMs: 20 * MINUTE_MS },
+  ],
   abuse: [{ name: "abuse", command: node, args: ["--project", "abuse"], limitMs: 20 * MINUTE_MS }],
   nbd: [
     {

@@ -1,45 +1,86 @@
 /**
- * The relay's API: requests with the key, and the stream of sessions.
+ * The relay's API, as the page's sign-in.
+ *
+ * The browser holds the sign-in in a cookie that scripts cannot read. Addresses are relative: the page works
+ * under any path.
  *
  * @module
  */
-import type { ProblemBody, SessionAction, SessionBody } from "../../relay/app.ts";
+import type { ProblemBody, SessionBody } from "../../../relay/app.ts";
 
 export class ApiProblem extends Error {
+  override readonly name = "ApiProblem";
   readonly status: number;
+  readonly body: Partial<ProblemBody>;
 
-  constructor(status: number, detail: string) {
-    super(detail);
+  constructor(status: number, body: Partial<ProblemBody>) {
+    super(body.detail ?? `the relay answered ${status}`);
     this.status = status;
+    this.body = body;
   }
 }
 
-async function ask(key: string, path: string, init: RequestInit = {}): Promise<Response> {
+/** Echoed in what changes something: another site's page does not know it. */
+let csrfToken = "";
+
+export function setCsrfToken(token: string): void {
+  csrfToken = token;
+}
+
+async function send(path: string, init: RequestInit): Promise<Response> {
   const headers = new Headers(init.headers);
-  headers.set("authorization", `Bearer ${key}`);
-  const response = await fetch(path, { ...init, headers, cache: "no-store" });
+  if (init.method !== undefined && init.method !== "GET") headers.set("x-csrf-token", csrfToken);
+  const response = await fetch(path, {
+    ...init,
+    headers,
+    cache: "no-store",
+    credentials: "same-origin",
+  });
   if (response.ok) return response;
   // A proxy in between answers in words of its own.
   const problem: Partial<ProblemBody> = await response.json().catch(() => ({}));
-  throw new ApiProblem(response.status, problem.detail ?? `the relay answered ${response.status}`);
+  throw new ApiProblem(response.status, problem);
 }
 
-export async function act(key: string, id: string, action: SessionAction): Promise<SessionBody> {
-  const response = await ask(key, `/v1/sessions/${id}:${action}`, {
-    method: "POST",
-    headers: { "content-type": "application/json" },
-    body: JSON.stringify({ reason: "asked for in the console" }),
-  });
+export async function ask<T>(path: string, signal?: AbortSignal): Promise<T> {
+  const response = await send(path, signal === undefined ? {} : { signal });
   return response.json();
+}
+
+export async function askBytes(path: string, signal: AbortSignal): Promise<Uint8Array> {
+  return new Uint8Array(await (await send(path, { signal })).arrayBuffer());
+}
+
+export async function change<T>(
+  method: "POST" | "PATCH" | "PUT" | "DELETE",
+  path: string,
+  body?: unknown,
+  headers: Readonly<Record<string, string>> = {},
+): Promise<T> {
+  const response = await send(path, {
+    method,
+    headers: { ...headers, ...(body === undefined ? {} : { "content-type": "application/json" }) },
+    ...(body === undefined ? {} : { body: JSON.stringify(body) }),
+  });
+  return response.status === 204 ? (undefined as T) : response.json();
+}
+
+export async function act(
+  id: string,
+  action: string,
+  reason = "asked for in the dashboard",
+): Promise<SessionBody> {
+  return await change("POST", `v1/sessions/${id}:${action}`, { reason });
 }
 
 export interface Follower {
   onSnapshot(sessions: readonly SessionBody[]): void;
   onSession(session: SessionBody): void;
+  onGone(id: string): void;
   /** `undefined` when what is shown is up to date. */
   onStale(since: Date | undefined): void;
-  /** The key is not good, or no longer. */
-  onRefused(problem: ApiProblem): void;
+  /** The sign-in is not good, or no longer. */
+  onRefused(problem: string): void;
 }
 
 const RETRY_MS_MIN = 500;
@@ -48,7 +89,7 @@ const RETRY_MS_MAX = 10_000;
 const SILENCE_MS = 25_000;
 
 /** Follows all sessions until `signal` is aborted, through losses of the connection. */
-export async function follow(key: string, follower: Follower, signal: AbortSignal): Promise<void> {
+export async function follow(follower: Follower, signal: AbortSignal): Promise<void> {
   let heardAt = new Date();
   for (let retryMs = RETRY_MS_MIN; !signal.aborted;) {
     const silence = new AbortController();
@@ -60,7 +101,7 @@ export async function follow(key: string, follower: Follower, signal: AbortSigna
     };
     try {
       heard();
-      const response = await ask(key, "/v1/events", {
+      const response = await send("v1/events", {
         signal: AbortSignal.any([signal, silence.signal]),
       });
       for await (const { event, data } of messages(response, heard)) {
@@ -75,7 +116,7 @@ export async function follow(key: string, follower: Follower, signal: AbortSigna
       }
     } catch (error) {
       if (error instanceof ApiProblem && (error.status === 401 || error.status === 403)) {
-        follower.onRefused(error);
+        follower.onRefused(error.message);
         return;
       }
       // Any other loss is waited out below.

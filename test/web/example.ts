@@ -1,0 +1,93 @@
+/** A session as the API shows one, with what a test wants to be different. */
+import type { SessionBody } from "../../relay/app.ts";
+
+export type SessionChanges = Partial<Omit<SessionBody, "progress" | "timings">> & {
+  readonly progress?: Partial<NonNullable<SessionBody["progress"]>>;
+  readonly timings?: Partial<SessionBody["timings"]>;
+};
+
+export function sessionExample({ progress, timings, ...rest }: SessionChanges = {}): SessionBody {
+  const peer: SessionBody["seeder"] = {
+    peerId: null,
+    connected: true,
+    joinedAt: "2026-11-25T10:00:01.000Z",
+    connectedSince: "2026-11-25T10:00:01.000Z",
+    host: "alpha",
+    version: "0.1.0",
+    observedAddr: "192.0.2.1",
+    link: "websocket",
+  };
+  return {
+    id: "6f1c3f0a9d2b4c5e8a7b6c5d4e3f2a1b",
+    name: "orders",
+    labels: {},
+    state: "precopy",
+    reason: null,
+    mode: "live",
+    region: {
+      name: "orders.db",
+      bytes: 2 ** 30,
+      chunkBytes: 65_536,
+      chunkCount: 16_384,
+      rootHash: null,
+    },
+    seeder: peer,
+    leecher: { ...peer, host: "beta", link: "direct" },
+    path: { kind: "direct", rttMs: 12 },
+    migrationId: null,
+    relay: { node: "one", zone: "", url: "https://relay.example" },
+    fingerprint: "211e-25e9",
+    policy: {},
+    relayedBytes: { fromSeeder: 1_000, fromLeecher: 2_000 },
+    limits: {},
+    progress: {
+      phase: "precopy",
+      round: 1,
+      roundsMax: null,
+      percent: 40,
+      ready: 39.67,
+      chunksTotal: 16_384,
+      chunksSent: 8_000,
+      chunksReady: 6_500,
+      chunksDirty: 1_500,
+      chunksZero: 100,
+      chunksReused: 0,
+      bytesTotal: 2 ** 30,
+      bytesSent: 8_000 * 65_536,
+      bytesWire: 8_000 * 66_000,
+      bytesRemaining: 9_884 * 65_536,
+      dirtyBytesPerS: 10 * 2 ** 20,
+      sendBytesPerS: 100 * 2 ** 20,
+      convergence: { verdict: "yes", ratio: 0.1 },
+      etaMs: 7_000,
+      expectedDowntimeMs: 90,
+      faults: 0,
+      faultP50Ms: null,
+      faultP99Ms: null,
+      stalledMs: 0,
+      blockedBy: [],
+      at: "2026-11-25T10:00:09.000Z",
+      ...progress,
+    },
+    timings: {
+      createdAt: "2026-11-25T10:00:00.000Z",
+      joinedAt: null,
+      startedAt: null,
+      finalizeAt: null,
+      suspendedAt: null,
+      committedAt: null,
+      resumedAt: null,
+      doneAt: null,
+      endedAt: null,
+      totalMs: null,
+      downtimeMs: null,
+      ...timings,
+    },
+    authority: { holder: "seeder", epoch: 0 },
+    allowedActions: ["finalize", "cancel"],
+    createdBy: "0a1b2c3d4e5f",
+    version: 3,
+    updatedAt: "2026-11-25T10:00:09.000Z",
+    ...rest,
+  };
+}
