@@ -8,20 +8,18 @@
  * @module
  */
 import { spawn, type ChildProcess, type StdioOptions } from "node:child_process";
-import { readFile } from "node:fs/promises";
 import { loadNative } from "../../native/index.ts";
 import { messageOf } from "../../relay/protocol/errors.ts";
 import { workerEnvironment } from "../config.ts";
 import { sleep } from "../sleep.ts";
 import type { Output } from "../cli/output.ts";
+import { ended, type Ending } from "./ending.ts";
 import type { Holdings, SupervisorMessage, WorkerMessage } from "./held.ts";
 
 const RESTART_FIRST_MS = 100;
 const RESTART_MAX_MS = 5_000;
 /** A peer that ran for this long was no failed start. */
 const SETTLED_MS = 60_000;
-/** A killed process whose last thread waits for the mount that it served never ends by itself: looked for this often. */
-const LOOK_INTERVAL_MS = 100;
 const FIRST_INHERITED = 4;
 const SIGNALS = ["SIGINT", "SIGTERM", "SIGHUP"] as const;
 
@@ -33,11 +31,6 @@ export interface SupervisorOptions {
   /** Goes on with a session: what follows `program` then. */
   readonly resumeArgv: (session: string) => readonly string[];
   readonly output: Output;
-}
-
-interface Ending {
-  readonly code: number | null;
-  readonly signal: string | null;
 }
 
 /** @returns The exit status of the peer that ended in order. */
@@ -126,33 +119,6 @@ class Supervisor {
     }
     this.#holdings = { stores: {}, mounts: {} };
   }
-}
-
-/**
- * Resolves when a child is over. One that was killed while a thread of it waited for the mount that it served itself
- * stays as a zombie until its successor answers, so that it is a zombie is enough.
- */
-async function ended(child: ChildProcess): Promise<Ending> {
-  let looking: ReturnType<typeof setInterval> | undefined;
-  try {
-    return await new Promise<Ending>((resolve, reject) => {
-      child.once("error", reject);
-      child.once("exit", (code, signal) => resolve({ code, signal }));
-      looking = setInterval(() => {
-        void isZombie(child.pid ?? 0).then((dead) => {
-          // `exit` comes first where nothing holds the process back.
-          if (dead) setTimeout(() => resolve({ code: null, signal: "SIGKILL" }), LOOK_INTERVAL_MS);
-        });
-      }, LOOK_INTERVAL_MS);
-    });
-  } finally {
-    clearInterval(looking);
-  }
-}
-
-async function isZombie(pid: number): Promise<boolean> {
-  const line = await readFile(`/proc/${pid}/stat`, "utf8").catch(() => "");
-  return line.slice(line.lastIndexOf(")") + 2, line.lastIndexOf(")") + 3) === "Z";
 }
 
 /** The descriptors in the order in which a child inherits them, and what they are there. */
