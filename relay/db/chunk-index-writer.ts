@@ -32,6 +32,8 @@ export class SegmentWriter {
   readonly #database: Database;
   /** Those that wait for the end of this turn, by session. */
   readonly #gathered = new Map<string, Put[]>();
+  /** The last that was begun, by session. */
+  readonly #writing = new Map<string, Promise<void>>();
 
   constructor(database: Database) {
     this.#database = database;
@@ -51,23 +53,34 @@ export class SegmentWriter {
       const put = { epoch, segment, hashes, resolve, reject };
       // Whichever of two that say the same segment comes second is compared with the first.
       const isTwice = this.#gathered.get(id)?.some((other) => other.segment === segment);
-      if (isTwice === true) void this.#flush(id);
+      if (isTwice === true) this.#flush(id);
       const gathered = this.#gathered.get(id);
       if (gathered === undefined) {
         this.#gathered.set(id, [put]);
-        queueMicrotask(() => void this.#flush(id));
+        queueMicrotask(() => this.#flush(id));
       } else {
         gathered.push(put);
-        if (gathered.length === INDEX_SEGMENTS_PER_STATEMENT) void this.#flush(id);
+        if (gathered.length === INDEX_SEGMENTS_PER_STATEMENT) this.#flush(id);
       }
     });
   }
 
-  /** Settles what was gathered; never rejects. */
-  async #flush(id: string): Promise<void> {
+  /** Writes what was gathered, after what was gathered before: of two that say the same, the first counts. */
+  #flush(id: string): void {
     const puts = this.#gathered.get(id);
     if (puts === undefined) return;
     this.#gathered.delete(id);
+    const before = this.#writing.get(id) ?? Promise.resolve();
+    const writing = before
+      .then(() => this.#write(id, puts))
+      .finally(() => {
+        if (this.#writing.get(id) === writing) this.#writing.delete(id);
+      });
+    this.#writing.set(id, writing);
+  }
+
+  /** Settles each; never rejects. */
+  async #write(id: string, puts: readonly Put[]): Promise<void> {
     let added: Set<number>;
     try {
       added = new Set(await this.#add(id, puts));
