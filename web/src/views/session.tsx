@@ -346,7 +346,7 @@ function PathCard({ session }: { readonly session: SessionBody }): ReactNode {
 
 function PeersCard({ session }: { readonly session: SessionBody }): ReactNode {
   return (
-    <Card title="Peers">
+    <Card title="Peers" className="wide">
       <div className="peers">
         {(["seeder", "leecher"] as const).map((role) => {
           const peer = session[role];
