@@ -4,7 +4,7 @@
  * @module
  */
 import { hostname } from "node:os";
-import { dirname, join } from "node:path";
+import { dirname, join, resolve } from "node:path";
 import { decodeEnrollmentCode, isAgentName } from "../../relay/protocol/agent.ts";
 import { messageOf } from "../../relay/protocol/errors.ts";
 import { readAgentConfig } from "../agent/config.ts";
@@ -31,7 +31,10 @@ export async function agent(args: Arguments, output: Output): Promise<ExitCodeVa
     output.result(`${configFile} is good`);
     return ExitCode.done;
   }
-  const directory = args.text("state-dir") ?? join(dirname(environment.stateDirectory), "agent");
+  // Whole: the peers that it starts run in it.
+  const directory = resolve(
+    args.text("state-dir") ?? join(dirname(environment.stateDirectory), "agent"),
+  );
   const { identity, enrollment } = await identityFor(args, directory);
   using interrupt = new Interrupt();
   const down = new AbortController();

@@ -45,10 +45,9 @@ export class NextChannel {
     return channel;
   }
 
-  /** There will be no other. */
+  /** There will be no other. One that was begun ends with its network, which whoever made it closes: broken here, it would look lost. */
   end(): void {
     this.#ended = true;
-    if (this.#begun !== undefined) drop(this.#begun.channel);
     this.#begun = undefined;
   }
 

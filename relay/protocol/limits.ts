@@ -9,7 +9,7 @@ export const CONTROL_FRAME_BYTES_MAX = 512 * 1024;
 /** Largest first frame of a stream, before its sender is known. */
 export const PREFACE_BYTES_MAX = 512;
 /** A stream must have said what it is within this time, bytes trickling in or not. */
-export const PREFACE_DEADLINE_MS = 10_000;
+export const PREFACE_DEADLINE_MS = 8_000; // Below `handshakeMs`, at which a connection is cut without a word.
 /** A sender may have this much buffered in one stream before `write` stops resolving. */
 export const STREAM_BUFFER_BYTES_MAX = 1024 * 1024;
 /** Streams of one peer in one pairing: control, urgent, and data. */

@@ -239,11 +239,6 @@ export const MUTANTS: readonly Mutant[] = [
     "onStored: (again) => this.#stored(receiver, again),",
     "onStored: (again) => {\n          if (again.length > 0) intake.fault(Uint32Array.from(again));\n          this.#stored(receiver, []);\n        },",
   ]),
-  mutant("a dead stream waits for its twin", [
-    "relay/switchboard/room.ts",
-    "if (this.#waiting.get(frame.streamIndex) !== entry) return;",
-    "if (entry.role.length > 0) return;",
-  ]),
   mutant(
     "a direct path that is lost stays chosen",
     [

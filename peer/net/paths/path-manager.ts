@@ -165,6 +165,8 @@ export class PathManager implements SessionPort {
       }
       const pairing = await this.#relayedPairing(signal);
       if (pairing === undefined) continue;
+      // All may be over by now: then nothing goes on that way.
+      signal.throwIfAborted();
       this.#tellWayBack();
       const move = new AbortController();
       const retire = new AbortController();

@@ -60,7 +60,7 @@ test("NextChannel opens the better network when this one is to be left, and hand
   expect(dropped).toEqual([]);
 });
 
-test("NextChannel drops what it has opened when the migration goes another way, or ends", async () => {
+test("NextChannel drops what it has opened when the migration goes another way, and leaves it to its network when it ends", async () => {
   const { opened, dropped, next, open } = world();
   const [relayed, direct, again] = [fake("relayed"), fake("direct"), fake("again")];
   relayed.next = direct.network;
@@ -73,7 +73,8 @@ test("NextChannel drops what it has opened when the migration goes another way, 
   again.retire.abort();
   next.end();
   await new Promise((resolve) => setImmediate(resolve));
-  expect(dropped).toHaveLength(2);
+  // Broken by us it would look like a path that was lost.
+  expect(dropped).toHaveLength(1);
   expect(opened).toEqual([relayed.network, direct.network, again.network, direct.network]);
   // Over is over.
   await next.open(relayed.network, open);

@@ -373,6 +373,21 @@ describe("a question about the owner", () => {
   });
 });
 
+test("a stream that dies before its twin comes does not wait for it", async () => {
+  const here = await world();
+  const peers = await pair(here);
+  const [seeder, leecher] = peers;
+  const dead = await seeder.openStream(3);
+  // It has to be there before it dies.
+  await passes(await spliced(peers, 4), 1);
+  dead.abort("LINK_CLOSED", "given up");
+  await dead.closed;
+  await passes(await spliced(peers, 5), 1);
+
+  const again = await seeder.openStream(3);
+  await passes([again, await leecher.openStream(3)], 7);
+});
+
 test("Switchboard takes another way of checking proofs", async () => {
   const checked: string[] = [];
   const here = await world(inMemory, {
