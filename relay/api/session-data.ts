@@ -127,6 +127,7 @@ const getManifest = createRoute({
     200: { description: "The hashes.", content: binary },
     206: { description: "A part of them.", content: binary },
     416: problem("There is no such part."),
+    ...refusedQuery,
     ...denied,
     ...notFound,
   },
