@@ -51,7 +51,12 @@ export interface RegionOptions {
    *
    * @throws NativeError `ESTATE` if the file is damaged or another region's
    */
-  readonly state?: { readonly path: string; readonly mode: "create" | "resume" };
+  readonly state?: {
+    readonly path: string;
+    readonly mode: "create" | "resume";
+    /** Keep `written()` too. A file that was made without it cannot be resumed with it, nor the other way round. */
+    readonly writes?: boolean;
+  };
   /** Threads that read, hash and store for `read`, `hash` and `store`. Default 2. */
   readonly threads?: number;
   /**
@@ -59,6 +64,15 @@ export interface RegionOptions {
    * once per chunk until it arrives (again only after `retryFaults`).
    */
   readonly onFault?: (indexes: Uint32Array) => void;
+  /**
+   * The bytes are a copy of what is kept elsewhere. A program that asks an export for durability waits until
+   * `settleSyncs`; this is called on the JS thread when the first one of a group does.
+   */
+  readonly onSync?: () => void;
+  /** Every write through an export waits as if the program had asked for durability. Needs `onSync`. Default `false`. */
+  readonly writeThrough?: boolean;
+  /** `evict` may be called. Costs reads a copy. Default `false`. */
+  readonly evictable?: boolean;
 }
 
 /**
@@ -90,7 +104,7 @@ export interface StoreRequest {
   /** Chunk `k` starts at `bytes[offsets[k]]`; `ZERO_CHUNK` stores zeros (a hole where the store can). */
   readonly offsets: Uint32Array;
   readonly bytes: Uint8Array;
-  /** 32 bytes per chunk: verified before a byte is written. */
+  /** 32 bytes per chunk: verified before a byte is written. Empty: the bytes are taken as they are. */
   readonly hashes: Uint8Array;
   /**
    * `false`: before the commit point; a newer copy replaces an older one and presence stays as it is.
@@ -191,6 +205,22 @@ export interface NativeRegion {
    * Whoever compares hashes with earlier ones must not be at it.
    */
   rekey(key: Uint8Array): void;
+  /** Closes the group of those who wait for durability: what they wrote is in a `takeDirty` after this, or was in one. */
+  takeSyncs(): number;
+  /** Answers who is in this group or an earlier one; with an errno name such as `EIO`, that it failed. */
+  settleSyncs(group: number, errno?: string): void;
+  /**
+   * Chunks that were written and not settled since, also by an earlier process that had `state.writes`; empty without.
+   */
+  written(): Uint8Array;
+  /** Chunks of a `takeDirty` that are elsewhere now. One that was written since then stays in `written`. */
+  settleWritten(bitmap: Uint8Array): void;
+  /**
+   * Makes chunks absent and gives their room back. Not while the region is shown by `uffd` or `memory`.
+   *
+   * @returns Those that are gone; the others are missing, were written, or somebody was at them.
+   */
+  evict(indexes: Uint32Array): Promise<Uint32Array>;
   /** Stops the threads, fails what is parked with ESHUTDOWN, closes the store. Exports must be gone. */
   close(): Promise<void>;
 }

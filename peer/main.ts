@@ -14,6 +14,7 @@ import { errorCode } from "./cli/failure.ts";
 import { doctor, doctorSpec } from "./cli/doctor.ts";
 import { leech, leechSpec } from "./cli/leech.ts";
 import { login, loginSpec } from "./cli/login.ts";
+import { mountSpec } from "./cli/mount-spec.ts";
 import { Output } from "./cli/output.ts";
 import { recover, recoverSpec } from "./cli/recover.ts";
 import { ExportOptions } from "./cli/region-options.ts";
@@ -32,6 +33,9 @@ import { VERSION } from "./version.ts";
 const agentCommand = async (args: Arguments, output: Output): Promise<ExitCodeValue> =>
   await (await import("./cli/agent.ts")).agent(args, output);
 
+const mountCommand = async (args: Arguments, output: Output): Promise<ExitCodeValue> =>
+  await (await import("./cli/mount.ts")).mount(args, output);
+
 interface Command {
   readonly spec: CommandSpec;
   run(args: Arguments, output: Output): Promise<ExitCodeValue>;
@@ -44,6 +48,7 @@ const COMMANDS: Readonly<Record<string, Command>> = {
   recover: { spec: recoverSpec, run: recover },
   verify: { spec: verifySpec, run: verify },
   sessions: { spec: sessionsSpec, run: sessions },
+  mount: { spec: mountSpec, run: mountCommand },
   agent: { spec: agentSpec, run: agentCommand },
   login: { spec: loginSpec, run: login },
   doctor: { spec: doctorSpec, run: doctor },
@@ -63,6 +68,7 @@ Commands:
   recover    tells who owns a session's regions, and lets the operator decide
   verify     compares two regions, or one with its session's manifest
   sessions   lists, shows, finalizes and cancels sessions
+  mount      shows a region that stays in a store
   agent      keeps this host connected, for the relay's REST API to order it
   login      makes a relay known to this user
   doctor     tells what works from this host, and what to do about what does not

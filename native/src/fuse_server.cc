@@ -67,6 +67,8 @@ struct FuseServer::Call final : Waiter {
   // Both under the server's mutex until the call is in a resumer's hands.
   int failure = 0;
   bool interrupted = false;
+  // Served, and answered once that is durable.
+  bool written = false;
 };
 
 std::shared_ptr<FuseServer> FuseServer::mount(const Options& options, Failure& failure) {
@@ -201,8 +203,10 @@ void FuseServer::dispatch(Channel& channel, const uint8_t* request, size_t lengt
     case FUSE_READ:
     case FUSE_WRITE:
       channel.current.store(header.unique);
-      if (decodeFuseData(files_, channel.fd, header, rest, restLength, data) && !serve(data, channel.out.get(), false)) {
-        wait(channel, data);
+      if (decodeFuseData(files_, channel.fd, header, rest, restLength, data)) {
+        const Served served = serve(data, channel.out.get(), false);
+        if (served == Served::waits) wait(channel, data);
+        if (served == Served::written) defer(data, true);
       }
       channel.current.store(0);
       return;
@@ -219,14 +223,15 @@ void FuseServer::dispatch(Channel& channel, const uint8_t* request, size_t lengt
   }
 }
 
-bool FuseServer::serve(const FuseData& data, uint8_t* buffer, bool pass) {
+FuseServer::Served FuseServer::serve(const FuseData& data, uint8_t* buffer, bool pass) {
   Region& region = *data.node->region;
   const Admission admission = region.begin(data.access(), data.offset, data.length, pass);
-  if (admission.status == Admission::kWait) return false;
+  if (admission.status == Admission::kWait) return Served::waits;
   if (admission.status) {
     fuseReply(data.fd, data.unique, admission.status);
-    return true;
+    return Served::done;
   }
+  Served served = Served::done;
   // Replied before end(): after a quiesce() no answer is still on its way into the kernel's page cache.
   switch (data.opcode) {
     case FUSE_READ: {
@@ -235,27 +240,26 @@ bool FuseServer::serve(const FuseData& data, uint8_t* buffer, bool pass) {
       fuseReply(data.fd, data.unique, error, view ? view : buffer, error ? 0 : data.length);
       break;
     }
-    case FUSE_WRITE: {
-      const int error = region.writeAt(data.bytes, data.length, data.offset);
-      fuse_write_out out{};
-      out.size = static_cast<uint32_t>(data.length);
+    default: {
+      const int error = data.opcode == FUSE_WRITE ? region.writeAt(data.bytes, data.length, data.offset)
+                                                  : region.zeroAt(data.offset, data.length);
       data.node->touch();
-      fuseReply(data.fd, data.unique, error, &out, error ? 0 : sizeof out);
-      break;
+      if (!error && region.writesThrough() && !data.internal) {
+        served = Served::written;
+      } else {
+        replyWritten(data, error);
+      }
     }
-    default:
-      data.node->touch();
-      fuseReply(data.fd, data.unique, region.zeroAt(data.offset, data.length));
   }
   region.end(admission);
-  return true;
+  return served;
 }
 
 std::unique_ptr<FuseServer::Call> FuseServer::makeCall(const FuseData& data) {
   auto call = std::make_unique<Call>();
   call->server = this;
   call->data = data;
-  if (data.opcode == FUSE_WRITE) {
+  if (data.bytes) {
     // The worker's buffer is needed for the next request. Copied only on a miss.
     call->payload.assign(data.bytes, data.bytes + data.length);
     call->data.bytes = call->payload.data();
@@ -298,12 +302,17 @@ void FuseServer::wait(Channel& channel, const FuseData& data) {
       fuseReply(data.fd, data.unique, error);
       return;
     }
-    if (serve(data, channel.out.get(), false)) return;
+    const Served served = serve(data, channel.out.get(), false);
+    if (served == Served::written) return defer(data, true);
+    if (served == Served::done) return;
   }
 }
 
-void FuseServer::defer(const FuseData& data) {
-  std::unique_ptr<Call> call = makeCall(data);
+void FuseServer::defer(const FuseData& data, bool written) {
+  FuseData asked = data;
+  if (written) asked.bytes = nullptr;
+  std::unique_ptr<Call> call = makeCall(asked);
+  call->written = written;
   std::unique_lock lock(mutex_);
   room_.wait(lock, [&] { return leaving_ || calls_.size() < kMaxCalls; });
   // Also while leaving: the resumers stay until there are no calls.
@@ -408,10 +417,11 @@ void FuseServer::runCall(Call* call, uint8_t* buffer) {
   const FuseData& data = call->data;
   if (call->failure) {
     fuseReply(data.fd, data.unique, call->failure);
-  } else if (data.opcode == FUSE_FSYNC) {
-    fuseReply(data.fd, data.unique, data.internal ? 0 : data.node->region->syncForExport());
   } else {
-    while (!serve(data, buffer, call->pass)) {
+    while (!call->written && data.opcode != FUSE_FSYNC) {
+      const Served served = serve(data, buffer, call->pass);
+      call->written = served == Served::written;
+      if (served != Served::waits) break;
       int error;
       {
         const std::lock_guard lock(mutex_);
@@ -423,6 +433,7 @@ void FuseServer::runCall(Call* call, uint8_t* buffer) {
         break;
       }
     }
+    if ((call->written || data.opcode == FUSE_FSYNC) && !finishSync(*call)) return;
   }
   bool last;
   std::unique_ptr<Call> gone;
@@ -434,6 +445,27 @@ void FuseServer::runCall(Call* call, uint8_t* buffer) {
   }
   room_.notify_all();
   if (last) resumable_.notify_all();
+}
+
+// False: it waits and is no longer ours.
+bool FuseServer::finishSync(Call& call) {
+  const FuseData& data = call.data;
+  int error = -1;
+  if (!data.internal) {
+    const std::lock_guard lock(mutex_);
+    error = leaving_ ? ENOTCONN : call.interrupted ? EINTR : data.node->region->awaitSync(call);
+  }
+  if (error == 0) return false;
+  if (error < 0) error = data.internal ? 0 : data.node->region->syncForExport();
+  replyWritten(data, error);
+  return true;
+}
+
+void FuseServer::replyWritten(const FuseData& data, int error) {
+  if (data.opcode != FUSE_WRITE) return fuseReply(data.fd, data.unique, error);
+  fuse_write_out out{};
+  out.size = static_cast<uint32_t>(data.length);
+  fuseReply(data.fd, data.unique, error, &out, error ? 0 : sizeof out);
 }
 
 int FuseServer::notifyInvalidate(const FuseNode& target, const Range& range) {

@@ -86,16 +86,19 @@ class FuseServer {
   void init(Channel& channel, const fuse_in_header& header, const fuse_init_in& in);
   void interrupt(const fuse_in_header& header, uint64_t target);
 
-  // False: it must wait.
-  bool serve(const FuseData& data, uint8_t* buffer, bool pass);
+  // `waits`: for a chunk or the gate. `written`: for what it wrote to be where it has to be, before it is answered.
+  enum class Served { done, waits, written };
+  Served serve(const FuseData& data, uint8_t* buffer, bool pass);
   void wait(Channel& channel, const FuseData& data);
-  void defer(const FuseData& data);
+  void defer(const FuseData& data, bool written = false);
   std::unique_ptr<Call> makeCall(const FuseData& data);
 
   // Resumers.
   void resume();
   void runCall(Call* call, uint8_t* buffer);
   void ready(Call* call, int error);
+  bool finishSync(Call& call);
+  static void replyWritten(const FuseData& data, int error);
 
   const Options options_;
   bool serving_ = false;

@@ -39,7 +39,12 @@ bool NbdConnection::serve(Request& request, NbdOutput& out) {
     }
     region.end(admission);
   }
-  if (!error && (request.flags & nbd::kFlagFua)) error = region.syncForExport();
+  if (!error && (request.flags & nbd::kFlagFua)) {
+    // What is left of it: see runCall().
+    request.command = Command::flush;
+    request.flags = 0;
+    return false;
+  }
   reply(request, error, out);
   return true;
 }

@@ -342,11 +342,15 @@ void NbdConnection::handle(Request& request) {
   // A WRITE of which nothing is left went straight to its place.
   const bool written = request.command == Command::write && request.offset != request.asked && request.length == 0;
   // What is left of a durable one is to make it so.
-  if (written && (request.flags & nbd::kFlagFua)) {
+  if (written && ((request.flags & nbd::kFlagFua) || agreed_.target->region->writesThrough())) {
     request.command = Command::flush;
     return defer(request);
   }
   const int error = written ? 0 : check(request);
+  if (!error && request.access() == Access::write && request.command != Command::flush &&
+      agreed_.target->region->writesThrough()) {
+    request.flags |= nbd::kFlagFua;
+  }
   if (error) {
     reply(request, error, out_);
   } else if (request.command == Command::blockStatus) {
@@ -468,18 +472,21 @@ bool NbdConnection::runCall(Call& call, NbdOutput& out) {
     reply(call.request, call.failure, out);
     return true;
   }
-  if (call.request.command == Command::flush) {
-    reply(call.request, agreed_.target->region->syncForExport(), out);
-    return true;
-  }
-  while (!serve(call.request, out)) {
+  Region& region = *agreed_.target->region;
+  // Serving a durable write turns it into a flush.
+  while (call.request.command == Command::flush || !serve(call.request, out)) {
     // What a READ has so far does not wait with it.
     flush(out);
-    aim(call);
+    const bool syncs = call.request.command == Command::flush;
+    if (!syncs) aim(call);
     int error;
     {
       const std::lock_guard lock(mutex_);
-      error = leaving_ ? ENOTCONN : agreed_.target->region->waiting().park(call);
+      error = leaving_ ? ENOTCONN : syncs ? region.awaitSync(call) : region.waiting().park(call);
+    }
+    if (syncs && error < 0) {
+      reply(call.request, region.syncForExport(), out);
+      return true;
     }
     if (error == 0) return false;
     if (error > 0) {

@@ -104,6 +104,9 @@ Region::Region(const RegionOptions& options, std::shared_ptr<Store> store, std::
       granted_(chunkCount_),
       zeros_(chunkCount_, store_->fresh()),
       onFaults_(options.onFaults),
+      onSyncs_(options.onSyncs),
+      writeThrough_(options.writeThrough),
+      evictable_(options.evictable),
       waiting_(present_, options.gate, [this] { tellFaults(); }),
       pool_(options.threads) {
   if (!store_->fresh() && !store_->readOnly()) learnHoles();
@@ -230,7 +233,8 @@ int Region::readAt(uint8_t* into, size_t length, uint64_t offset) {
 }
 
 const uint8_t* Region::view(uint64_t offset, size_t length) {
-  const uint8_t* const bytes = store_->mapping();
+  // What is looked at may be sent later, and must not be taken away before.
+  const uint8_t* const bytes = evictable_ ? nullptr : store_->mapping();
   if (!bytes || anyKnownZero(chunkAt(offset), chunkAt(offset + length - 1))) return nullptr;
   reads_.fetch_add(1, std::memory_order_relaxed);
   bytesRead_.fetch_add(length, std::memory_order_relaxed);
@@ -249,12 +253,13 @@ uint8_t* Region::beginWrite(uint64_t offset, size_t length) {
   uint8_t* const bytes = store_->readOnly() ? nullptr : store_->mapping();
   if (!bytes) return nullptr;
   zeros_.clearRange(chunkAt(offset), chunkAt(offset + length - 1));
+  keepWritten(chunkAt(offset), chunkAt(offset + length - 1));
   return bytes + offset;
 }
 
 // As writeAt: after the bytes, before the reply.
 void Region::endWrite(uint64_t offset, size_t length) {
-  dirty_.setRange(chunkAt(offset), chunkAt(offset + length - 1));
+  markWritten(offset, length);
   writes_.fetch_add(1, std::memory_order_relaxed);
   bytesWritten_.fetch_add(length, std::memory_order_relaxed);
   served();
@@ -268,9 +273,11 @@ int Region::writeAt(const uint8_t* from, size_t length, uint64_t offset) {
   const uint32_t first = chunkAt(offset);
   const uint32_t last = chunkAt(offset + length - 1);
   zeros_.clearRange(first, last);
+  keepWritten(first, last);
   const int error = store_->write(from, length, offset);
   // Also after a failure: part of it may have been written.
   dirty_.setRange(first, last);
+  keepWritten(first, last);
   if (error) return error;
   writes_.fetch_add(1, std::memory_order_relaxed);
   bytesWritten_.fetch_add(length, std::memory_order_relaxed);
@@ -281,8 +288,10 @@ int Region::writeAt(const uint8_t* from, size_t length, uint64_t offset) {
 int Region::zeroAt(uint64_t offset, uint64_t length, bool keepBlocks, bool fast) {
   // The hint stays as it is: zeros remain zeros, and a chunk that was not known to be zero may have
   // other bytes outside the range.
+  keepWritten(chunkAt(offset), chunkAt(offset + length - 1));
   const int error = store_->zero(offset, length, {.keepBlocks = keepBlocks, .fast = fast});
   dirty_.setRange(chunkAt(offset), chunkAt(offset + length - 1));
+  keepWritten(chunkAt(offset), chunkAt(offset + length - 1));
   if (error) return error;
   writes_.fetch_add(1, std::memory_order_relaxed);
   served();
@@ -293,7 +302,51 @@ int Region::syncForExport() {
   if (shutdown_.load()) return ESHUTDOWN;
   if (gate() == Gate::fenced) return ESTALE;
   syncs_.fetch_add(1, std::memory_order_relaxed);
-  return makeDurable();
+  // What counts is elsewhere, and there already: see awaitSync().
+  return onSyncs_ ? 0 : makeDurable();
+}
+
+int Region::awaitSync(Waiter& waiter) {
+  if (!onSyncs_ || waiter.synced) return -1;
+  return waiting_.parkSync(waiter, onSyncs_);
+}
+
+// Three steps: nobody new finds it present; those that did are done; then, if none of them has written, its bytes go.
+// It is claimed all the while, so that no store brings it back in between.
+void Region::evict(std::vector<uint32_t> chunks, std::function<void(std::vector<uint32_t>)> done) {
+  auto held = std::make_shared<std::vector<uint32_t>>();
+  for (const uint32_t chunk : chunks) {
+    if (!present_.test(chunk) || dirty_.test(chunk) || !claimed_.set(chunk)) continue;
+    if (state_) state_->clear(chunk);
+    present_.clear(chunk);
+    held->push_back(chunk);
+  }
+  auto finish = counted([this, held, done = std::move(done)] {
+    std::vector<uint32_t> gone;
+    for (const uint32_t chunk : *held) {
+      if (takeAway(chunk)) gone.push_back(chunk);
+    }
+    done(std::move(gone));
+  });
+  inFlight_.quiesce([this, finish = std::move(finish)] { pool_.submit(finish); });
+}
+
+bool Region::takeAway(uint32_t chunk) {
+  const bool written = shutdown_.load() || dirty_.test(chunk);
+  // Where the hole cannot be made, the chunk is as good as present.
+  const bool gone = !written && store_->zero(chunkOffset(chunk), chunkLength(chunk)) == 0;
+  if (gone) {
+    zeros_.set(chunk);
+  } else {
+    markPresent(chunk);
+  }
+  claimed_.clear(chunk);
+  if (gone) {
+    grantIfAsked(chunk);
+  } else {
+    waiting_.arrived(chunk);
+  }
+  return gone;
 }
 
 int Region::makeDurable() {
@@ -401,11 +454,14 @@ Failure Region::storeChunk(StoreJob& job, size_t position) {
       job.offsets[position] == kZeroChunk ? nullptr : job.bytes + job.offsets[position];
   if (job.ifAbsent && present_.test(chunk)) return {};
 
-  Digest digest = hash()->ofZeros(length);
-  if (bytes) hash()->digest(bytes, length, digest.data());
-  if (!std::equal(digest.begin(), digest.end(), job.hashes + position * 32)) {
-    job.outcomes[position] = kMismatch;
-    return {};
+  Digest digest{};
+  if (job.hashes) {
+    digest = hash()->ofZeros(length);
+    if (bytes) hash()->digest(bytes, length, digest.data());
+    if (!std::equal(digest.begin(), digest.end(), job.hashes + position * 32)) {
+      job.outcomes[position] = kMismatch;
+      return {};
+    }
   }
 
   if (job.ifAbsent) {
@@ -416,7 +472,7 @@ Failure Region::storeChunk(StoreJob& job, size_t position) {
     }
   }
   const int error = writeChunk(chunk, bytes);
-  if (!error && state_) state_->setHash(chunk, digest.data());
+  if (!error && state_ && job.hashes) state_->setHash(chunk, digest.data());
   if (!error && job.ifAbsent) markPresent(chunk);
   if (job.ifAbsent) {
     claimed_.clear(chunk);

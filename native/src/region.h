@@ -40,6 +40,13 @@ struct RegionOptions {
   unsigned threads = 2;
   // On any thread; must only hand over.
   std::function<void()> onFaults;
+  // The bytes are a copy of what is kept elsewhere: who asks for durability waits until the owner has brought there
+  // what was written. Called as `onFaults`.
+  std::function<void()> onSyncs;
+  // Every write waits as if it had asked.
+  bool writeThrough = false;
+  // evict() may be called.
+  bool evictable = false;
 };
 
 struct RegionStats {
@@ -84,7 +91,10 @@ class Region {
   uint8_t* beginWrite(uint64_t offset, size_t length);
   void endWrite(uint64_t offset, size_t length);
   // Of a write that was made without a call: the mark alone. Between begin() and end().
-  void markWritten(uint64_t offset, uint64_t length) { dirty_.addRange(chunkAt(offset), chunkAt(offset + length - 1)); }
+  void markWritten(uint64_t offset, uint64_t length) {
+    keepWritten(chunkAt(offset), chunkAt(offset + length - 1));
+    dirty_.addRange(chunkAt(offset), chunkAt(offset + length - 1));
+  }
   // A program has these bytes in its hands and may change them without a call; it is told of by endWrite().
   void noteHanded(uint64_t offset, uint64_t length) { zeros_.clearRange(chunkAt(offset), chunkAt(offset + length - 1)); }
   // `keepBlocks`: what is reserved stays so. `fast`: ENOTSUP rather than writing zeros out.
@@ -104,6 +114,11 @@ class Region {
   InFlight& inFlight() { return inFlight_; }
   // Not counted as in flight: it writes nothing that quiesce() could be waiting for. ESTALE if fenced.
   int syncForExport();
+  // Who wants what it wrote to be durable calls this first; answers as WaitingRoom::park(), and -1 where there is
+  // nothing to wait for, or was and is over.
+  int awaitSync(Waiter& waiter);
+  bool writesThrough() const { return writeThrough_; }
+  bool evictable() const { return evictable_; }
 
   // Tells of each chunk that a store with `ifAbsent` has made present, on a pool thread, which it must not hold
   // up. Until forgetArrivals() returns.
@@ -134,7 +149,10 @@ class Region {
   void sync(std::function<void(Failure)> done);
   // sync(), and then what was present before it is so after a crash of the host. Without a state: sync().
   void checkpoint(std::function<void(Failure)> done);
-  const RegionState* state() const { return state_.get(); }
+  // Takes chunks away that are present and hold nothing of their own. `done` gets those that are gone; the others were
+  // written meanwhile, or somebody was at them.
+  void evict(std::vector<uint32_t> chunks, std::function<void(std::vector<uint32_t>)> done);
+  RegionState* state() const { return state_.get(); }
   int descriptor() const { return store_->descriptor(); }
 
   AtomicBitmap& dirty() { return dirty_; }
@@ -176,6 +194,10 @@ class Region {
   // Counts a job until it is done.
   std::function<void()> counted(std::function<void()> done);
   void markPresent(uint32_t chunk);
+  void keepWritten(uint32_t first, uint32_t last) {
+    if (state_ && state_->keepsWrites()) state_->markWritten(first, last);
+  }
+  bool takeAway(uint32_t chunk);
 
   Failure readChunk(ReadJob& job, size_t position, std::vector<uint8_t>& scratch);
   Failure storeChunk(StoreJob& job, size_t position);
@@ -212,6 +234,9 @@ class Region {
 
   std::mutex listenMutex_;
   const std::function<void()> onFaults_;
+  const std::function<void()> onSyncs_;
+  const bool writeThrough_;
+  const bool evictable_;
   std::function<void()> listener_;
   std::mutex flushMutex_;
   std::unordered_map<const void*, std::function<int()>> flushes_;

@@ -87,6 +87,11 @@ Napi::Function RegionObject::define(Napi::Env env) {
                          InstanceMethod<&RegionObject::stats>("stats"),
                          InstanceMethod<&RegionObject::flushMappings>("flushMappings"),
                          InstanceMethod<&RegionObject::rekey>("rekey"),
+                         InstanceMethod<&RegionObject::takeSyncs>("takeSyncs"),
+                         InstanceMethod<&RegionObject::settleSyncs>("settleSyncs"),
+                         InstanceMethod<&RegionObject::settleWritten>("settleWritten"),
+                         InstanceMethod<&RegionObject::written>("written"),
+                         InstanceMethod<&RegionObject::evict>("evict"),
                          InstanceMethod<&RegionObject::close>("close"),
                      });
 }
@@ -126,7 +131,13 @@ Napi::Value RegionObject::open(const Napi::CallbackInfo& info) {
     if (mode != "create" && mode != "resume") arguments.refuse("state.mode must be create or resume");
     if (options.state.path.empty()) arguments.refuse("state.path must not be empty");
     options.state.resume = mode == "resume";
+    options.state.writes = arguments.boolean(fields.Get("writes"), "state.writes", false);
   }
+  options.writeThrough = arguments.boolean(given.Get("writeThrough"), "writeThrough", false);
+  options.evictable = arguments.boolean(given.Get("evictable"), "evictable", false);
+  const Napi::Value onSync = given.Get("onSync");
+  if (!onSync.IsUndefined() && !onSync.IsFunction()) arguments.refuse("onSync must be a function");
+  if (options.writeThrough && !onSync.IsFunction()) arguments.refuse("writeThrough needs onSync");
   options.threads =
       static_cast<unsigned>(arguments.integer(given.Get("threads"), "threads", 1, kMaxThreads, 2));
   const Napi::Value onFault = given.Get("onFault");
@@ -137,6 +148,10 @@ Napi::Value RegionObject::open(const Napi::CallbackInfo& info) {
   const std::shared_ptr<Bridge> bridge = environment->bridge;
   auto faults = std::make_shared<FaultSink>();
   options.onFaults = teller(bridge, faults);
+  auto syncs = std::make_shared<FaultSink>();
+  if (onSync.IsFunction()) {
+    options.onSyncs = teller(bridge, syncs, [](Napi::Env, const Napi::Function& callback, Region&) { callback.Call({}); });
+  }
 
   Failure failure;
   std::shared_ptr<Region> region = Region::open(options, failure);
@@ -148,9 +163,12 @@ Napi::Value RegionObject::open(const Napi::CallbackInfo& info) {
 
   Napi::Object made = environment->regionClass.New({});
   if (made.IsEmpty()) return env.Undefined();  // terminated meanwhile
-  keepCallback(made, onFault, *faults);
+  keepCallback(made, "onFault", onFault, *faults);
+  syncs->region = region;
+  keepCallback(made, "onSync", onSync, *syncs);
   RegionObject* self = Unwrap(made);
   self->faults_ = std::move(faults);
+  self->syncs_ = std::move(syncs);
   // Weak, or a closed region would keep its descriptor and lock until the collector comes by.
   environment->onTeardown(self, Environment::Kind::region, [weak = std::weak_ptr<Region>(region)] {
     if (const auto alive = weak.lock()) alive->shutdown();
@@ -179,7 +197,7 @@ Napi::Value RegionObject::share(const Napi::CallbackInfo& info) {
   if (onFault.IsFunction()) {
     self->faults_ = std::make_shared<FaultSink>();
     self->faults_->region = region;
-    keepCallback(made, onFault, *self->faults_);
+    keepCallback(made, "onFault", onFault, *self->faults_);
     region->listenForFaults(teller(environment->bridge, self->faults_));
   }
   // What this environment began reads and fills its buffers, which go with it.
@@ -196,26 +214,31 @@ Napi::Value RegionObject::share(const Napi::CallbackInfo& info) {
 
 std::function<void()> RegionObject::teller(const std::shared_ptr<Bridge>& bridge,
                                            const std::shared_ptr<FaultSink>& sink) {
+  return teller(bridge, sink, [](Napi::Env env, const Napi::Function& callback, Region& region) {
+    const std::vector<uint32_t> chunks = region.waiting().takeFaults();
+    if (!chunks.empty()) callback.Call({makeWords(env, chunks.data(), chunks.size())});
+  });
+}
+
+std::function<void()> RegionObject::teller(const std::shared_ptr<Bridge>& bridge,
+                                           const std::shared_ptr<FaultSink>& sink, Tell tell) {
   // Weak: this closure may be freed on any thread, and the sink holds a JS reference.
-  return [bridge, weak = std::weak_ptr<FaultSink>(sink)] {
-    bridge->post([weak](Napi::Env posted) {
+  return [bridge, tell, weak = std::weak_ptr<FaultSink>(sink)] {
+    bridge->post([tell, weak](Napi::Env posted) {
       const auto sink = weak.lock();
       const auto region = sink ? sink->region.lock() : nullptr;
       if (!region || sink->callback.IsEmpty()) return;
       // Empty once the object is collected: nobody is left to tell.
       const Napi::Function callback = sink->callback.Value();
-      if (callback.IsEmpty()) return;
-      const std::vector<uint32_t> chunks = region->waiting().takeFaults();
-      if (chunks.empty()) return;
-      callback.Call({makeWords(posted, chunks.data(), chunks.size())});
+      if (!callback.IsEmpty()) tell(posted, callback, *region);
     });
   };
 }
 
-void RegionObject::keepCallback(Napi::Object made, const Napi::Value& onFault, FaultSink& sink) {
-  if (!onFault.IsFunction()) return;
-  made.DefineProperty(Napi::PropertyDescriptor::Value("onFault", onFault, napi_default));
-  sink.callback = Napi::Weak(onFault.As<Napi::Function>());
+void RegionObject::keepCallback(Napi::Object made, const char* name, const Napi::Value& callback, FaultSink& sink) {
+  if (!callback.IsFunction()) return;
+  made.DefineProperty(Napi::PropertyDescriptor::Value(name, callback, napi_default));
+  sink.callback = Napi::Weak(callback.As<Napi::Function>());
 }
 
 void RegionObject::unshare() {
@@ -314,7 +337,8 @@ Napi::Value RegionObject::store(const Napi::CallbackInfo& info) {
   if (arguments.ok() && offsets.length != indexes.length) {
     arguments.refuse("offsets must be as long as indexes");
   }
-  if (arguments.ok() && hashes.length / 32 < indexes.length) {
+  // None: the bytes are taken as they are.
+  if (arguments.ok() && hashes.length > 0 && hashes.length / 32 < indexes.length) {
     arguments.refuse("hashes must have 32 bytes per index");
   }
   for (size_t i = 0; arguments.ok() && i < indexes.length; i++) {
@@ -331,7 +355,7 @@ Napi::Value RegionObject::store(const Napi::CallbackInfo& info) {
   job->chunks.assign(indexes.data, indexes.data + indexes.length);
   job->offsets.assign(offsets.data, offsets.data + offsets.length);
   job->bytes = bytes.data;
-  job->hashes = hashes.data;
+  job->hashes = hashes.length > 0 ? hashes.data : nullptr;
   job->ifAbsent = ifAbsent;
   const auto pending = bridge_->open(env, {info.This(), bytesValue, hashesValue});
   region->store(job, [bridge = bridge_, job, id = pending.id] {
@@ -504,6 +528,61 @@ void RegionObject::rekey(const Napi::CallbackInfo& info) {
   const auto key = arguments.bytes(info[0], "key");
   if (arguments.ok() && key.length != 32) arguments.refuse("key must have 32 bytes");
   if (arguments.ok()) region->rekey(key.data);
+}
+
+Napi::Value RegionObject::takeSyncs(const Napi::CallbackInfo& info) {
+  Region* region = openOrThrow(info.Env());
+  if (!region) return info.Env().Undefined();
+  return Napi::Number::New(info.Env(), static_cast<double>(region->waiting().takeSyncs()));
+}
+
+void RegionObject::settleSyncs(const Napi::CallbackInfo& info) {
+  Region* region = openOrThrow(info.Env());
+  if (!region) return;
+  Arguments arguments(info.Env());
+  const uint64_t group = arguments.integer(info[0], "group", 1, (1ull << 53) - 1);
+  int error = 0;
+  if (!info[1].IsUndefined()) {
+    error = errnoNumber(arguments.string(info[1], "errno"));
+    if (arguments.ok() && error == 0) arguments.refuse("errno must be a name such as EIO");
+  }
+  if (arguments.ok()) region->waiting().settleSyncs(group, error);
+}
+
+void RegionObject::settleWritten(const Napi::CallbackInfo& info) {
+  Region* region = openOrThrow(info.Env());
+  const uint8_t* bits = nullptr;
+  if (!region || !bitmapArgument(info, bits)) return;
+  if (region->state() && region->state()->keepsWrites()) region->state()->settle(bits, region->dirty());
+}
+
+Napi::Value RegionObject::written(const Napi::CallbackInfo& info) {
+  Region* region = openOrThrow(info.Env());
+  if (!region) return info.Env().Undefined();
+  return bitmap(info.Env(), [&](uint8_t* out) {
+    if (region->state() && region->state()->keepsWrites()) region->state()->copyWritten(out);
+  });
+}
+
+Napi::Value RegionObject::evict(const Napi::CallbackInfo& info) {
+  const Napi::Env env = info.Env();
+  Region* region = region_.get();
+  if (!region) return rejectClosed(env);
+  Arguments arguments(env);
+  const auto indexes = arguments.words(info[0], "indexes");
+  for (size_t i = 0; arguments.ok() && i < indexes.length; i++) {
+    if (indexes.data[i] >= chunkCount_) arguments.refuse("an index is not below chunkCount");
+  }
+  if (!region->evictable()) arguments.refuse("the region was not opened as evictable");
+  if (!arguments.ok()) return env.Undefined();
+  const auto pending = bridge_->open(env, {info.This()});
+  region->evict({indexes.data, indexes.data + indexes.length},
+                [bridge = bridge_, id = pending.id](std::vector<uint32_t> gone) {
+                  bridge->resolve(id, [gone = std::move(gone)](Napi::Env settling) {
+                    return makeWords(settling, gone.data(), gone.size());
+                  });
+                });
+  return pending.promise;
 }
 
 Napi::Value RegionObject::close(const Napi::CallbackInfo& info) {

@@ -45,8 +45,11 @@ class RegionObject : public Napi::ObjectWrap<RegionObject> {
 
   // What tells `sink` in its own environment of faults.
   static std::function<void()> teller(const std::shared_ptr<Bridge>& bridge, const std::shared_ptr<FaultSink>& sink);
+  using Tell = std::function<void(Napi::Env, const Napi::Function&, Region&)>;
+  static std::function<void()> teller(const std::shared_ptr<Bridge>& bridge, const std::shared_ptr<FaultSink>& sink,
+                                      Tell tell);
   // Keeps the callback where the collector sees it.
-  static void keepCallback(Napi::Object made, const Napi::Value& onFault, FaultSink& sink);
+  static void keepCallback(Napi::Object made, const char* name, const Napi::Value& callback, FaultSink& sink);
   // Lets go of a region that is another environment's.
   void unshare();
   // The region, or null with an error pending.
@@ -77,6 +80,11 @@ class RegionObject : public Napi::ObjectWrap<RegionObject> {
   Napi::Value stats(const Napi::CallbackInfo& info);
   Napi::Value flushMappings(const Napi::CallbackInfo& info);
   void rekey(const Napi::CallbackInfo& info);
+  Napi::Value takeSyncs(const Napi::CallbackInfo& info);
+  void settleSyncs(const Napi::CallbackInfo& info);
+  void settleWritten(const Napi::CallbackInfo& info);
+  Napi::Value written(const Napi::CallbackInfo& info);
+  Napi::Value evict(const Napi::CallbackInfo& info);
   Napi::Value close(const Napi::CallbackInfo& info);
   Napi::Value bytes(const Napi::CallbackInfo& info);
   Napi::Value chunkBytes(const Napi::CallbackInfo& info);
@@ -88,6 +96,7 @@ class RegionObject : public Napi::ObjectWrap<RegionObject> {
   std::shared_ptr<Bridge> bridge_;
   std::shared_ptr<Region> region_;
   std::shared_ptr<FaultSink> faults_;
+  std::shared_ptr<FaultSink> syncs_;
   // Not ours to end.
   bool isShared_ = false;
   int exports_ = 0;

@@ -70,6 +70,10 @@ std::shared_ptr<RegionState> RegionState::open(const Options& options, uint64_t 
   state->slotBytes_ = pages(kSlotHeadBytes + bitmapBytes);
   state->hashOffset_ = state->slotOffset_ + 2 * state->slotBytes_;
   state->mapBytes_ = state->hashOffset_ + pages(size_t{chunkCount} * kHashBytes);
+  if (options.writes) {
+    state->writtenOffset_ = state->mapBytes_;
+    state->mapBytes_ += pages(bitmapBytes);
+  }
   const Layout layout{bytes, chunkBytes, chunkCount};
   failure = options.resume ? state->resume(layout) : state->create(layout);
   return failure ? nullptr : state;
@@ -161,6 +165,41 @@ Failure RegionState::resume(const Layout& layout) {
 std::atomic<uint64_t>& RegionState::live(size_t word) const {
   static_assert(sizeof(std::atomic<uint64_t>) == sizeof(uint64_t));
   return reinterpret_cast<std::atomic<uint64_t>*>(map_ + liveOffset_)[word];
+}
+
+std::atomic<uint64_t>& RegionState::written(size_t word) const {
+  return reinterpret_cast<std::atomic<uint64_t>*>(map_ + writtenOffset_)[word];
+}
+
+void RegionState::markWritten(uint32_t first, uint32_t last) {
+  for (size_t i = first / 64; i <= last / 64; i++) {
+    uint64_t bits = ~0ull;
+    if (i == first / 64) bits &= ~0ull << (first % 64);
+    if (i == last / 64) bits &= ~0ull >> (63 - last % 64);
+    std::atomic<uint64_t>& word = written(i);
+    if ((word.load() & bits) != bits) word.fetch_or(bits);
+  }
+}
+
+void RegionState::settle(const uint8_t* bits, const AtomicBitmap& dirty) {
+  for (size_t i = 0; i < words_; i++) {
+    uint64_t settled = 0;
+    const size_t held = (chunkCount_ + 7) / 8 - i * 8;
+    std::memcpy(&settled, bits + i * 8, held < 8 ? held : 8);
+    if (settled == 0) continue;
+    written(i).fetch_and(~settled);
+    // A write that ended before this is in `dirty`; one that ends after it marks again by itself.
+    if (const uint64_t again = settled & dirty.word(i).load()) written(i).fetch_or(again);
+  }
+}
+
+void RegionState::copyWritten(uint8_t* out) const {
+  const size_t bytes = (chunkCount_ + 7) / 8;
+  for (size_t i = 0; i < words_; i++) {
+    const uint64_t value = written(i).load();
+    const size_t held = bytes - i * 8;
+    std::memcpy(out + i * 8, &value, held < 8 ? held : 8);
+  }
 }
 
 uint64_t RegionState::word(size_t word) const {

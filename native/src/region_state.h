@@ -18,6 +18,7 @@
 //   live     one bit per chunk
 //   slot 0, slot 1   u64 sequence (0: never written), 32 bytes BLAKE3, 24 bytes zero, one bit per chunk
 //   hashes   32 bytes per chunk: what was verified when it was stored last
+//   written  one bit per chunk, where writes are kept: see markWritten()
 #pragma once
 
 #include <atomic>
@@ -41,6 +42,8 @@ class RegionState {
     std::string path;
     // Go on with what is there, or begin a new one in its place.
     bool resume = false;
+    // Keep which chunks were written and not settled.
+    bool writes = false;
   };
 
   static std::shared_ptr<RegionState> open(const Options& options, uint64_t bytes, uint32_t chunkBytes,
@@ -58,7 +61,20 @@ class RegionState {
     // After the bit: whoever finds the number unchanged misses none of the bits that it has to declare.
     changes_.fetch_add(1);
   }
+  // Its bytes are about to go.
+  void clear(uint32_t chunk) {
+    live(chunk / 64).fetch_and(~(1ull << (chunk % 64)));
+    changes_.fetch_add(1);
+  }
   uint64_t word(size_t word) const;
+
+  // Chunks that hold what is nowhere else yet. Marked before the bytes change, so that a process that is killed in
+  // the middle leaves no change unmarked, and once more after: settle() may have come in between.
+  void markWritten(uint32_t first, uint32_t last);
+  // What of `bits` was brought elsewhere and has not been written since, by `dirty`, is no longer marked.
+  void settle(const uint8_t* bits, const AtomicBitmap& dirty);
+  void copyWritten(uint8_t* out) const;
+  bool keepsWrites() const { return writtenOffset_ != 0; }
   void copyHashes(uint8_t* out) const;
 
   // Makes `store` durable, then declares what was present before that. 0 or an errno. Any thread. Costs what
@@ -73,6 +89,7 @@ class RegionState {
   Failure fill(const Layout& layout);
   Failure resume(const Layout& layout);
   std::atomic<uint64_t>& live(size_t word) const;
+  std::atomic<uint64_t>& written(size_t word) const;
   uint8_t* slot(int which) const;
   bool slotIsValid(int which) const;
   int flush(const uint8_t* from, size_t length) const;
@@ -82,6 +99,8 @@ class RegionState {
   uint8_t* map_ = nullptr;
   size_t mapBytes_ = 0;
   size_t liveOffset_ = 0, slotOffset_ = 0, slotBytes_ = 0, hashOffset_ = 0;
+  // 0: writes are not kept.
+  size_t writtenOffset_ = 0;
   size_t words_ = 0;
   uint32_t chunkCount_ = 0;
   Restored restored_ = Restored::none;

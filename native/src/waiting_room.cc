@@ -43,6 +43,42 @@ int WaitingRoom::park(Waiter& waiter) {
   return 0;
 }
 
+int WaitingRoom::parkSync(Waiter& waiter, const std::function<void()>& onSyncs) {
+  bool first = false;
+  {
+    const std::lock_guard lock(mutex_);
+    if (shut_) return shut_;
+    if (gate_.load() == Gate::fenced) return ESTALE;
+    waiter.state_ = Waiter::State::sync;
+    waiter.syncGroup_ = syncGroup_;
+    first = inSyncGroup_++ == 0;
+    waiter.place_ = all_.insert(all_.end(), &waiter);
+  }
+  if (first) onSyncs();
+  return 0;
+}
+
+uint64_t WaitingRoom::takeSyncs() {
+  const std::lock_guard lock(mutex_);
+  inSyncGroup_ = 0;
+  return syncGroup_++;
+}
+
+void WaitingRoom::settleSyncs(uint64_t group, int error) {
+  std::vector<Waiter*> ready;
+  {
+    const std::lock_guard lock(mutex_);
+    for (auto at = all_.begin(); at != all_.end();) {
+      Waiter* waiter = *at++;
+      if (waiter->state_ != Waiter::State::sync || waiter->syncGroup_ > group) continue;
+      removeLocked(*waiter);
+      waiter->synced = error == 0;
+      ready.push_back(waiter);
+    }
+  }
+  for (Waiter* waiter : ready) waiter->wake(error);
+}
+
 bool WaitingRoom::cancel(Waiter& waiter) {
   const std::lock_guard lock(mutex_);
   if (waiter.state_ == Waiter::State::outside) return false;

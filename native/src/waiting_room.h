@@ -1,4 +1,4 @@
-// Where requests wait: for a gate to open, or for chunks to arrive.
+// Where requests wait: for a gate to open, for chunks to arrive, or for what was written to be brought elsewhere.
 //
 // Holds the gate, because "see the gate shut, then park" and "open the gate, then wake who is parked"
 // must not interleave; the same goes for "see the chunk absent, then park" and "mark it present, then
@@ -45,12 +45,15 @@ class Waiter {
   bool pass = false;
   // It has been counted as a miss.
   bool missed = false;
+  // What was written before it came is where it has to be: see WaitingRoom::parkSync.
+  bool synced = false;
 
  private:
   friend class WaitingRoom;
-  enum class State { outside, gate, chunks };
+  enum class State { outside, gate, chunks, sync };
   State state_ = State::outside;
   uint32_t missing_ = 0;
+  uint64_t syncGroup_ = 0;
   std::list<Waiter*>::iterator place_;
 };
 
@@ -72,6 +75,12 @@ class WaitingRoom {
 
   // 0: parked. Negative: nothing to wait for any more, try again. Positive: refused with this errno.
   int park(Waiter& waiter);
+  // Parks until settleSyncs(); answers as park(). `onSyncs` is told, with no lock held, of the first of a group.
+  int parkSync(Waiter& waiter, const std::function<void()>& onSyncs);
+  // Closes the group of those that are parked now: what they wait for was written before this.
+  uint64_t takeSyncs();
+  // Wakes who is of this group or an earlier one; 0: all of it is where it has to be.
+  void settleSyncs(uint64_t group, int error);
   // True if it was parked and now is not.
   bool cancel(Waiter& waiter);
 
@@ -113,6 +122,8 @@ class WaitingRoom {
   std::unordered_map<uint32_t, std::vector<Waiter*>> byChunk_;
   AtomicBitmap reported_;
   std::vector<uint32_t> faults_;
+  uint64_t syncGroup_ = 1;
+  size_t inSyncGroup_ = 0;
 };
 
 }  // namespace memferry

@@ -76,8 +76,12 @@ export class Output {
       this.event({ event: "progress", ...progress, ...(etaMs === undefined ? {} : { etaMs }) });
       return;
     }
+    this.status(progressLine(progress));
+  }
+
+  /** A line that takes the place of the last one, on a terminal. */
+  status(line: string): void {
     if (!this.#live) return;
-    const line = progressLine(progress);
     const columns = this.#stderr.columns > 0 ? this.#stderr.columns : 80;
     this.#stderr.write(`\r\u001b[2K${line.slice(0, columns - 1)}`);
     this.#barShown = true;
