@@ -342,6 +342,7 @@ bool Region::takeAway(uint32_t chunk) {
   }
   claimed_.clear(chunk);
   if (gone) {
+    waiting_.leftAgain(chunk);
     grantIfAsked(chunk);
   } else {
     waiting_.arrived(chunk);

@@ -156,6 +156,20 @@ void WaitingRoom::arrivedMany() {
   for (Waiter* waiter : ready) waiter->wake(0);
 }
 
+void WaitingRoom::leftAgain(uint32_t chunk) {
+  bool report = false;
+  {
+    const std::lock_guard lock(mutex_);
+    reported_.clear(chunk);
+    if (byChunk_.contains(chunk)) {
+      reported_.set(chunk);
+      report = faults_.empty();
+      faults_.push_back(chunk);
+    }
+  }
+  if (report) onFaults_();
+}
+
 std::vector<Waiter*> WaitingRoom::takeAllLocked() {
   std::vector<Waiter*> taken(all_.begin(), all_.end());
   all_.clear();

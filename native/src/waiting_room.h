@@ -89,6 +89,8 @@ class WaitingRoom {
   void arrived(uint32_t chunk);
   // The same for many chunks at once.
   void arrivedMany();
+  // Call after the chunk's present bit is cleared: whoever waits for it, now or later, is news again.
+  void leftAgain(uint32_t chunk);
   void failAll(int error);
   // Lets no one in any more: failAll, and park() answers `error` from now on.
   void shut(int error);

@@ -4,7 +4,7 @@
  *
  * @module
  */
-import { ZERO_CHUNK, type NativeRegion } from "../../native/index.ts";
+import { StoreOutcome, ZERO_CHUNK, type NativeRegion } from "../../native/index.ts";
 import type { AlignedStore } from "../store/aligned-store.ts";
 import { isPassing, StoreError, type StoreTraits } from "../store/store.ts";
 import { ChunkSet, hasBit } from "./chunk-set.ts";
@@ -174,8 +174,12 @@ export class Puller {
   async #bring(chunks: readonly number[], urgent: boolean): Promise<void> {
     const { health, region } = this.#options;
     try {
-      await health.patiently(() => this.#read(chunks), this.#abort.signal);
+      const skipped = await health.patiently(() => this.#read(chunks), this.#abort.signal);
       for (const chunk of chunks) this.#under.delete(chunk);
+      // Somebody was taking them away just then.
+      const presence = skipped.length === 0 ? NO_HASHES : region.presence();
+      const missing = skipped.filter((chunk) => !hasBit(presence, chunk));
+      if (missing.length > 0) this.#again(missing);
     } catch (error) {
       for (const chunk of chunks) this.#under.delete(chunk);
       if (this.#abort.signal.aborted) return;
@@ -185,7 +189,12 @@ export class Puller {
     }
   }
 
-  async #read(chunks: readonly number[]): Promise<void> {
+  #again(chunks: readonly number[]): void {
+    for (const chunk of chunks) if (this.#under.add(chunk)) this.#urgent.push(chunk);
+  }
+
+  /** @returns Those that the region did not take. */
+  async #read(chunks: readonly number[]): Promise<number[]> {
     const { region, store, onArrival } = this.#options;
     const first = chunks[0] ?? 0;
     const offset = first * region.chunkBytes;
@@ -201,7 +210,8 @@ export class Puller {
     });
     this.#window.note(length);
     this.counters.bytesPulled += length;
-    onArrival?.(chunks.filter((_, k) => outcomes[k] === 0));
+    onArrival?.(chunks.filter((_, k) => outcomes[k] === StoreOutcome.stored));
+    return chunks.filter((_, k) => outcomes[k] !== StoreOutcome.stored);
   }
 }
 

@@ -15,8 +15,6 @@ export class Residents {
   readonly #most: number;
   /** By when they came; in that order. */
   readonly #arrived = new Map<number, number>();
-  /** Being taken away. */
-  readonly #leaving = new Set<number>();
   #timer: ReturnType<typeof setInterval> | undefined;
   #round: Promise<void> | undefined;
 
@@ -46,20 +44,6 @@ export class Residents {
     }
   }
 
-  /** Calls with those that nobody is taking away, at once or when that has been done, and that are not here. */
-  whenSettled(chunks: Uint32Array, call: (ready: Uint32Array) => void): void {
-    const ready = chunks.filter((chunk) => !this.#leaving.has(chunk));
-    if (ready.length > 0) call(ready);
-    if (ready.length === chunks.length) return;
-    const others = chunks.filter((chunk) => this.#leaving.has(chunk));
-    void this.#round?.then(() => {
-      if (this.#region.id === 0) return;
-      const presence = this.#region.presence();
-      const missing = others.filter((chunk) => !hasBit(presence, chunk));
-      if (missing.length > 0) call(missing);
-    });
-  }
-
   async evict(): Promise<void> {
     if (this.#round !== undefined) return await this.#round;
     const before = performance.now() - STAY_MS;
@@ -82,16 +66,11 @@ export class Residents {
     // What has been written and is not at the store is not given up. It comes to the end of the queue.
     const held = this.#region.written();
     const leaving = chosen.filter((chunk) => !hasBit(held, chunk));
-    for (const chunk of leaving) this.#leaving.add(chunk);
-    try {
-      const gone = new Set(await this.#region.evict(Uint32Array.from(leaving)));
-      const now = performance.now();
-      for (const chunk of chosen) {
-        this.#arrived.delete(chunk);
-        if (!gone.has(chunk)) this.#arrived.set(chunk, now);
-      }
-    } finally {
-      for (const chunk of leaving) this.#leaving.delete(chunk);
+    const gone = new Set(await this.#region.evict(Uint32Array.from(leaving)));
+    const now = performance.now();
+    for (const chunk of chosen) {
+      this.#arrived.delete(chunk);
+      if (!gone.has(chunk)) this.#arrived.set(chunk, now);
     }
   }
 }

@@ -185,8 +185,7 @@ export class StoreMount implements AsyncDisposable {
   }
 
   private fault(chunks: Uint32Array): void {
-    if (this.#residents === undefined) this.#puller.fault(chunks);
-    else this.#residents.whenSettled(chunks, (ready) => this.#puller.fault(ready));
+    this.#puller.fault(chunks);
   }
 
   /** Somebody waits for durability. Who comes while a push is under way is of the next one. */
