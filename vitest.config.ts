@@ -1,6 +1,6 @@
 /**
- * Six projects: `unit` on Node, `deno` (the part of it that must also run on Deno), `e2e` with
- * processes, mounts and namespaces of the one machine; `long`, `exports` and `abuse` have their own commands.
+ * Seven projects: `unit` on Node, `deno` (the part of it that must also run on Deno), `e2e` with
+ * processes, mounts and namespaces of the one machine; `long`, `exports`, `stores` and `abuse` have their own commands.
  */
 import { configDefaults, defineConfig } from "vitest/config";
 
@@ -67,6 +67,16 @@ export default defineConfig({
           fileParallelism: false,
           testTimeout: 1_800_000,
           hookTimeout: 300_000,
+        },
+      },
+      {
+        extends: true,
+        test: {
+          name: "stores",
+          include: ["test/stores/**/*.test.ts"],
+          fileParallelism: false,
+          testTimeout: 120_000,
+          hookTimeout: 120_000,
         },
       },
       {

@@ -21,5 +21,9 @@ export async function openStore(spec: StoreSpec, options: OpenStoreOptions): Pro
       return await FileStore.open(spec.path, options);
     case "directory":
       return await DirectoryStore.open(spec.path, options);
+    case "redis":
+      return await (await import("./redis-store.ts")).RedisStore.open(spec, options);
+    case "s3":
+      return await (await import("./s3-store.ts")).S3Store.open(spec, options);
   }
 }

@@ -36,6 +36,9 @@ const sets = {
     { name: "browser", command: node, args: ["--project", "browser"], limitMs: 20 * MINUTE_MS },
   ],
   abuse: [{ name: "abuse", command: node, args: ["--project", "abuse"], limitMs: 20 * MINUTE_MS }],
+  stores: [
+    { name: "stores", command: node, args: ["--project", "stores"], limitMs: 20 * MINUTE_MS },
+  ],
   nbd: [
     {
       name: "nbd",
