@@ -57,6 +57,19 @@ export function peerEnvironment(
   };
 }
 
+export interface StoreEnvironment {
+  /** `REDISCLI_AUTH`, as `redis-cli` has it. */
+  readonly redisPassword: string | undefined;
+  /** `AWS_REGION`; what else a bucket needs, AWS' own library reads. */
+  readonly awsRegion: string | undefined;
+}
+
+export function storeEnvironment(
+  env: Readonly<Record<string, string | undefined>> = process.env,
+): StoreEnvironment {
+  return { redisPassword: env["REDISCLI_AUTH"], awsRegion: env["AWS_REGION"] };
+}
+
 export interface ProxyEnvironment {
   /** May hold a password. */
   readonly proxy: string | undefined;

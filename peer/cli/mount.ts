@@ -33,6 +33,7 @@ const PULL_MAX = 1024;
 interface Plan {
   readonly export: ServedExport;
   readonly name: string;
+  readonly readOnly: boolean;
   readonly cache: CachePlace;
   readonly settings: Omit<StoreMountOptions, "store" | "cache" | "order">;
 }
@@ -47,7 +48,7 @@ export async function mount(args: Arguments, output: Output): Promise<ExitCodeVa
   const store = await openStore(spec, {
     ...(bytes === undefined ? {} : { bytes }),
     blockBytes: plan.settings.chunkBytes,
-    readOnly: args.flag("read-only"),
+    readOnly: plan.readOnly,
   });
   const exports = new Exports();
   let mounted: StoreMount | undefined;
@@ -84,7 +85,7 @@ async function show(
     session: `/proc/${process.pid}`,
     ...(tls === undefined ? {} : { tls }),
   });
-  const place = exports.add(plan.export, plan.name, mounted.region);
+  const place = exports.add(plan.export, plan.name, mounted.region, { readOnly: plan.readOnly });
   exports.serve();
   await exports.attach();
   return place;
@@ -116,7 +117,7 @@ async function serve(served: Served): Promise<ExitCodeValue> {
   const timer = setInterval(() => {
     const progress = mounted.progress();
     showProgress(output, progress);
-    if (progress.pulled && !pulled && plan.settings.pull !== 0) {
+    if (progress.pulled && !pulled && progress.bytesPresent === progress.bytesTotal) {
       pulled = true;
       output.event({ event: "pulled", bytes: progress.bytesPresent });
     }
@@ -184,6 +185,7 @@ function planOf(args: Arguments, output: Output): Plan {
   return {
     export: spec,
     name,
+    readOnly: args.flag("read-only"),
     cache: cacheOf(args.text("cache")),
     settings: {
       chunkBytes: chunkBytesOf(args),

@@ -10,7 +10,7 @@ import { LoopPlace } from "./loop.ts";
 import { NbdKernelPlace } from "./nbd-kernel.ts";
 import { NbdPlace } from "./nbd.ts";
 import type { NbdTlsOptions } from "./nbd-tls.ts";
-import type { ExportPlace } from "./place.ts";
+import type { ExportPlace, ShownAs } from "./place.ts";
 import type { PeerPath } from "./read-ahead.ts";
 import { formatExport, type ExportSpec } from "./spec.ts";
 import { UffdPlace } from "./uffd.ts";
@@ -44,10 +44,10 @@ export class Exports {
   }
 
   /** Shows the region at its place. */
-  add(spec: ExportSpec, name: string, region: NativeRegion): ExportPlace {
+  add(spec: ExportSpec, name: string, region: NativeRegion, shown: ShownAs = {}): ExportPlace {
     const place = this.#places.get(formatExport(spec));
     if (place === undefined) throw new Error(`${formatExport(spec)} was not opened`);
-    place.add(name, region);
+    place.add(name, region, shown);
     return place;
   }
 

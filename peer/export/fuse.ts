@@ -8,7 +8,7 @@ import { basename, dirname, join, resolve } from "node:path";
 import { loadNative, NativeError, type FuseMount, type NativeRegion } from "../../native/index.ts";
 import { MigrationError } from "../errors.ts";
 import type { Holdings } from "../supervisor/held.ts";
-import type { ExportPlace } from "./place.ts";
+import type { ExportPlace, ShownAs } from "./place.ts";
 import { ReadAhead, type PeerPath } from "./read-ahead.ts";
 
 /** What the addon sets by itself. */
@@ -33,8 +33,8 @@ export class FusePlace implements ExportPlace {
         : loadNative().mountFuse({ directory: absolute(directory), channels });
   }
 
-  add(name: string, region: NativeRegion): void {
-    this.mount.add(name, region);
+  add(name: string, region: NativeRegion, { readOnly = false }: ShownAs = {}): void {
+    this.mount.add(name, region, { readOnly });
   }
 
   pathOf(name: string): string {

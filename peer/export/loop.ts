@@ -18,7 +18,7 @@ import { MigrationError } from "../errors.ts";
 import type { Holdings } from "../supervisor/held.ts";
 import { DEVICE_READ_AHEAD_BYTES, tune, unfitForDevice, writeBack } from "./block-device.ts";
 import { mountFuse } from "./fuse.ts";
-import type { ExportPlace } from "./place.ts";
+import type { ExportPlace, ShownAs } from "./place.ts";
 import { ReadAhead, type PeerPath } from "./read-ahead.ts";
 
 const run = promisify(execFile);
@@ -34,6 +34,7 @@ export class LoopPlace implements ExportPlace {
   readonly #readAhead = new ReadAhead(DEVICE_READ_AHEAD_BYTES, () => undefined);
   readonly #devices = new Map<string, string>();
   readonly #names: string[] = [];
+  readonly #readOnly = new Set<string>();
 
   /** @param wanted `auto`, or the device. @throws MigrationError `USAGE` */
   constructor(wanted: string, holdings: Holdings) {
@@ -57,12 +58,13 @@ export class LoopPlace implements ExportPlace {
     }
   }
 
-  add(name: string, region: NativeRegion): void {
+  add(name: string, region: NativeRegion, { readOnly = false }: ShownAs = {}): void {
     const about = { name, bytes: region.bytes, shown: this.#names.length };
     const why = unfitForDevice(about, "loop", this.#wanted);
     if (why !== undefined) throw this.#failure(why);
-    this.mount.add(name, region);
+    this.mount.add(name, region, { readOnly });
     this.#names.push(name);
+    if (readOnly) this.#readOnly.add(name);
   }
 
   pathOf(name: string): string {
@@ -77,7 +79,7 @@ export class LoopPlace implements ExportPlace {
     await releaseStale();
     for (const name of this.#names) {
       const file = join(this.mount.directory, name);
-      const device = (await attachedTo(file)) ?? (await this.#attach(file));
+      const device = (await attachedTo(file)) ?? (await this.#attach(name, file));
       this.#devices.set(name, device);
       await tune(device, this.#readAhead.bytes);
     }
@@ -110,10 +112,11 @@ export class LoopPlace implements ExportPlace {
     if (failures.length > 0) throw this.#failure(failures.join("; "));
   }
 
-  async #attach(file: string): Promise<string> {
+  async #attach(name: string, file: string): Promise<string> {
     const where = this.#wanted === "auto" ? ["--find", "--show"] : [this.#wanted];
+    const how = this.#readOnly.has(name) ? ["--read-only"] : [];
     try {
-      const { stdout } = await run("losetup", ["--direct-io=on", ...where, file]);
+      const { stdout } = await run("losetup", ["--direct-io=on", ...how, ...where, file]);
       return this.#wanted === "auto" ? stdout.trim() : this.#wanted;
     } catch (cause) {
       const text = messageOf(cause);

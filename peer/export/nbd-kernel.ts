@@ -10,7 +10,7 @@ import { existsSync, readdirSync, readFileSync } from "node:fs";
 import { loadNative, NativeError, type NativeRegion, type NbdDevice } from "../../native/index.ts";
 import { MigrationError } from "../errors.ts";
 import { DEVICE_READ_AHEAD_BYTES, tune, unfitForDevice, writeBack } from "./block-device.ts";
-import type { ExportPlace } from "./place.ts";
+import type { ExportPlace, ShownAs } from "./place.ts";
 import { ReadAhead, type PeerPath } from "./read-ahead.ts";
 
 const PREFIX = "memferry:";
@@ -20,7 +20,10 @@ export class NbdKernelPlace implements ExportPlace {
   readonly #session: string;
   // In force when a device is attached: see `tune`.
   readonly #readAhead = new ReadAhead(DEVICE_READ_AHEAD_BYTES, () => undefined);
-  readonly #regions = new Map<string, NativeRegion>();
+  readonly #regions = new Map<
+    string,
+    { readonly region: NativeRegion; readonly readOnly: boolean }
+  >();
   readonly #devices = new Map<string, NbdDevice>();
 
   /**
@@ -46,11 +49,11 @@ export class NbdKernelPlace implements ExportPlace {
     }
   }
 
-  add(name: string, region: NativeRegion): void {
+  add(name: string, region: NativeRegion, { readOnly = false }: ShownAs = {}): void {
     const about = { name, bytes: region.bytes, shown: this.#regions.size };
     const why = unfitForDevice(about, "nbd", this.#wanted);
     if (why !== undefined) throw this.#failure(why);
-    this.#regions.set(name, region);
+    this.#regions.set(name, { region, readOnly });
   }
 
   pathOf(name: string): string {
@@ -63,7 +66,7 @@ export class NbdKernelPlace implements ExportPlace {
 
   async attach(): Promise<void> {
     await releaseStale(this.#session);
-    for (const [name, region] of this.#regions) {
+    for (const [name, { region, readOnly }] of this.#regions) {
       const identifier = `${PREFIX}${this.#session}#${name}`;
       const own = attachedDevices().find((device) => device.identifier === identifier);
       const wanted = this.#wanted === "auto" ? undefined : Number(this.#wanted.slice(8));
@@ -72,6 +75,7 @@ export class NbdKernelPlace implements ExportPlace {
         const device = await loadNative().attachNbd(region, {
           identifier,
           again: own !== undefined,
+          readOnly,
           ...(index === undefined ? {} : { index }),
         });
         this.#devices.set(name, device);

@@ -12,7 +12,7 @@ import {
 } from "../../native/index.ts";
 import { MigrationError } from "../errors.ts";
 import { NbdTls, type NbdTlsOptions } from "./nbd-tls.ts";
-import type { ExportPlace } from "./place.ts";
+import type { ExportPlace, ShownAs } from "./place.ts";
 import { formatExport, hostAndPort, socketFailure } from "./spec.ts";
 
 export class NbdPlace implements ExportPlace {
@@ -42,8 +42,8 @@ export class NbdPlace implements ExportPlace {
     }
   }
 
-  add(name: string, region: NativeRegion): void {
-    this.#server.add(name, region);
+  add(name: string, region: NativeRegion, { readOnly = false }: ShownAs = {}): void {
+    this.#server.add(name, region, { readOnly });
   }
 
   /** A URI as libnbd and QEMU read it. */

@@ -6,11 +6,16 @@
 import type { FuseMount, NativeRegion } from "../../native/index.ts";
 import type { PeerPath } from "./read-ahead.ts";
 
+export interface ShownAs {
+  /** Programs may not write. */
+  readonly readOnly?: boolean;
+}
+
 export interface ExportPlace {
   /** Set where a successor of this process can take it over. */
   readonly mount?: FuseMount;
   /** Shows a region under its name. */
-  add(name: string, region: NativeRegion): void;
+  add(name: string, region: NativeRegion, shown?: ShownAs): void;
   /** What a program opens; of a device only after `attach`. */
   pathOf(name: string): string;
   /** Begins to answer. @returns Whether everybody who waited for a process before this one is heard */

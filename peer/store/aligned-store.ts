@@ -106,7 +106,7 @@ export class AlignedStore {
     const done = Promise.withResolvers<void>();
     for (const block of blocks) this.#changing.set(block, done.promise);
     try {
-      await Promise.all(before);
+      for (const earlier of before) await earlier;
       await run();
     } finally {
       for (const block of blocks) {

@@ -20,6 +20,7 @@ import {
 } from "@aws-sdk/client-s3";
 import { z } from "zod";
 import { messageOf } from "../../relay/protocol/errors.ts";
+import { storeEnvironment } from "../config.ts";
 import { Lease, LEASE_MS } from "./lease.ts";
 import { requireFits, type OpenStoreOptions } from "./opening.ts";
 import {
@@ -69,7 +70,6 @@ export class S3Store implements Store {
   readonly #bucket: Bucket;
   readonly #meta: Meta;
   readonly #lease: Lease | undefined;
-  readonly #token: string;
   /** Blocks that are objects of their own, and packs that are there. */
   readonly #own = new Set<number>();
   readonly #packs = new Set<number>();
@@ -78,7 +78,6 @@ export class S3Store implements Store {
   private constructor(bucket: Bucket, meta: Meta, token: string, readOnly: boolean) {
     this.#bucket = bucket;
     this.#meta = meta;
-    this.#token = token;
     this.name = bucket.name;
     this.bytes = meta.bytes;
     this.traits = {
@@ -345,7 +344,7 @@ class Bucket {
     const config: S3ClientConfig = {
       // Credentials come from where all of AWS' tools have them: environment, files, roles.
       ...(endpoint === undefined ? {} : { endpoint }),
-      region: region ?? process.env["AWS_REGION"] ?? "us-east-1",
+      region: region ?? storeEnvironment().awsRegion ?? "us-east-1",
       forcePathStyle: (style ?? (endpoint === undefined ? "virtual" : "path")) === "path",
       maxAttempts: 3,
       // Servers of one's own know them seldom.

@@ -3,6 +3,7 @@
  *
  * @module
  */
+import { storeEnvironment } from "../config.ts";
 import { MigrationError } from "../errors.ts";
 import { parseSize } from "../cli/size.ts";
 import type { RedisPlace } from "./redis-store.ts";
@@ -61,7 +62,7 @@ function redisPlace(url: URL): StoreSpec {
   }
   const server = new URL(url);
   server.hash = "";
-  const password = process.env["REDISCLI_AUTH"];
+  const password = storeEnvironment().redisPassword;
   if (server.password === "" && password !== undefined)
     server.password = encodeURIComponent(password);
   return { kind: "redis", url: server, store };

@@ -198,6 +198,29 @@ test("a file system is copied in by NBD", async (ctx) => {
   await run("e2fsck", ["-fn", disk]);
 });
 
+test("a read-only one is refused to writers", async (ctx) => {
+  skipUnless(ctx, requireMount());
+  const disk = stage.file("disk");
+  const content = image(MIB);
+  writeFileSync(disk, content);
+  const { program, path } = await mounted(`file:${disk}`, [
+    "--export",
+    `fuse:${stage.file("at")}`,
+    "--read-only",
+  ]);
+  expect(Buffer.compare(await contentOf(path), content)).toBe(0);
+  const { status } = spawnSync("dd", [
+    "if=/dev/zero",
+    `of=${path}`,
+    "bs=4k",
+    "count=1",
+    "conv=notrunc",
+    "status=none",
+  ]);
+  expect(status).not.toBe(0);
+  await unmounted(program);
+});
+
 describe("bad input", () => {
   test.each([
     [["mount"], "STORE is missing"],

@@ -4,6 +4,7 @@ import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { RedisStore } from "../../peer/store/redis-store.ts";
 import { storeCompliance } from "../compliance/store.ts";
 import {
+  because,
   REDIS_PASSWORD,
   redisSkip,
   startRedis,
@@ -16,7 +17,7 @@ function urlOf({ server }: RunningServer, password = REDIS_PASSWORD): URL {
   return new URL(`redis://:${password}@127.0.0.1:${server.port}/0`);
 }
 
-describe.skipIf(redisSkip !== undefined)(redisSkip ?? "with a server", () => {
+describe.skipIf(redisSkip !== undefined)(`on a server of its own${because(redisSkip)}`, () => {
   storeCompliance(
     "redis",
     async () => {
@@ -24,7 +25,7 @@ describe.skipIf(redisSkip !== undefined)(redisSkip ?? "with a server", () => {
       return {
         open: async (store, options) =>
           await RedisStore.open({ url: urlOf(running), store }, options),
-        close: running.close,
+        close: () => running.close(),
       };
     },
     { lasting: true, tellsUnwritten: true },

@@ -6,7 +6,13 @@ import { afterAll, beforeAll, describe, expect, test, vi } from "vitest";
 import { S3Store, type S3Place } from "../../peer/store/s3-store.ts";
 import { storeCompliance } from "../compliance/store.ts";
 import { SeededRandom } from "../support/seeded-random.ts";
-import { S3_KEYS, s3Skip, startS3, type RunningServer } from "../support/stores/servers.ts";
+import {
+  because,
+  S3_KEYS,
+  s3Skip,
+  startS3,
+  type RunningServer,
+} from "../support/stores/servers.ts";
 
 const OPTIONS = { bytes: 24 << 20, blockBytes: 65_536, readOnly: false };
 const skip = s3Skip();
@@ -15,7 +21,7 @@ function placeOf({ server }: RunningServer, prefix: string): S3Place {
   return { bucket: "bucket", prefix, endpoint: `http://127.0.0.1:${server.port}` };
 }
 
-describe.skipIf(skip !== undefined)(skip ?? "with a server", () => {
+describe.skipIf(skip !== undefined)(`on a server of its own${because(skip)}`, () => {
   beforeAll(() => {
     for (const [name, value] of Object.entries(S3_KEYS)) vi.stubEnv(name, value);
   });
@@ -27,7 +33,7 @@ describe.skipIf(skip !== undefined)(skip ?? "with a server", () => {
       const running = await startS3();
       return {
         open: async (name, options) => await S3Store.open(placeOf(running, name), options),
-        close: running.close,
+        close: () => running.close(),
       };
     },
     { lasting: true, tellsUnwritten: true },

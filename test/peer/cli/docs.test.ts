@@ -5,6 +5,7 @@ import { COMMON_OPTIONS, commandHelp, type CommandSpec } from "../../../peer/cli
 import { doctorSpec } from "../../../peer/cli/doctor.ts";
 import { leechSpec } from "../../../peer/cli/leech.ts";
 import { loginSpec } from "../../../peer/cli/login.ts";
+import { mountSpec } from "../../../peer/cli/mount-spec.ts";
 import { recoverSpec } from "../../../peer/cli/recover.ts";
 import { resumeSpec } from "../../../peer/cli/resume.ts";
 import { seedSpec } from "../../../peer/cli/seed.ts";
@@ -23,6 +24,7 @@ const specs: readonly CommandSpec[] = [
   recoverSpec,
   verifySpec,
   sessionsSpec,
+  mountSpec,
   loginSpec,
   doctorSpec,
   shimSpec,

@@ -31,17 +31,20 @@ export async function startRedis(args: readonly string[] = []): Promise<RunningS
   return await inFolder("redis", (folder) =>
     ServerProcess.start((port) => [
       found("redis-server") ?? "",
-      ...[
-        "--port",
-        String(port),
-        "--bind",
-        "127.0.0.1",
-        "--dir",
-        folder,
-        "--requirepass",
-        REDIS_PASSWORD,
-      ],
-      ...["--appendonly", "yes", "--appendfsync", "everysec", "--save", "", "--daemonize", "no"],
+      "--port",
+      String(port),
+      "--bind",
+      "127.0.0.1",
+      "--dir",
+      folder,
+      "--requirepass",
+      REDIS_PASSWORD,
+      "--appendonly",
+      "yes",
+      "--appendfsync",
+      "everysec",
+      "--save",
+      "",
       ...args,
     ]),
   );
@@ -64,9 +67,18 @@ export async function startS3(): Promise<RunningServer> {
     return ServerProcess.start(
       (port) => [
         gateway(),
-        ...["--port", `127.0.0.1:${port}`, "--quiet", "--keep-alive"],
-        ...["--access", S3_KEYS.AWS_ACCESS_KEY_ID, "--secret", S3_KEYS.AWS_SECRET_ACCESS_KEY],
-        ...["posix", "--sidecar", path.join(folder, "meta"), path.join(folder, "data")],
+        "--port",
+        `127.0.0.1:${port}`,
+        "--quiet",
+        "--keep-alive",
+        "--access",
+        S3_KEYS.AWS_ACCESS_KEY_ID,
+        "--secret",
+        S3_KEYS.AWS_SECRET_ACCESS_KEY,
+        "posix",
+        "--sidecar",
+        path.join(folder, "meta"),
+        path.join(folder, "data"),
       ],
       { TMPDIR: folder },
     );
@@ -108,4 +120,9 @@ function gateway(): string {
 function found(name: string): string | undefined {
   const program = findProgram(name);
   return program === "" ? undefined : program;
+}
+
+/** For the name of what is skipped. */
+export function because(skipReason: string | undefined): string {
+  return skipReason === undefined ? "" : ` (skipped: ${skipReason})`;
 }
