@@ -181,39 +181,38 @@ export function storeCompliance(
       await expect(store.flush()).rejects.toMatchObject({ code: "STORE_CLOSED" });
     });
 
-    test.runIf(facts.lasting)(
-      "what was written is there for the next one who opens it",
-      async () => {
-        const [name, store] = await fresh();
-        const { blockBytes } = store.traits;
-        const bytes = new SeededRandom(3).bytes(blockBytes);
-        await store.write(blockBytes, bytes);
-        await store.flush();
-        await store.close();
-        // It has its own block size.
-        const again = await under.open(name, { blockBytes: 4096, readOnly: true });
-        const into = new Uint8Array(blockBytes);
-        expect(again.bytes).toBe(BYTES);
-        await new AlignedStore(again).read(blockBytes, into);
-        expect(Buffer.compare(into, bytes)).toBe(0);
-        await expect(new AlignedStore(again).write(0, bytes)).rejects.toMatchObject({
-          code: "STORE_READ_ONLY",
-        });
-        await again.close();
-        await expect(
-          under.open(name, { bytes: BYTES + 1, blockBytes: BLOCK, readOnly: false }),
-        ).rejects.toMatchObject({
-          code: "STORE_MISMATCH",
-        });
-        await expect(
-          under.open(name, { bytes: BYTES - 1, blockBytes: BLOCK, readOnly: false }),
-        ).rejects.toMatchObject({
-          code: "STORE_MISMATCH",
-        });
-      },
-    );
+    test("what was written is there for the next one who opens it", async (ctx) => {
+      if (!facts.lasting) ctx.skip("it goes with its process");
+      const [name, store] = await fresh();
+      const { blockBytes } = store.traits;
+      const bytes = new SeededRandom(3).bytes(blockBytes);
+      await store.write(blockBytes, bytes);
+      await store.flush();
+      await store.close();
+      // It has its own block size.
+      const again = await under.open(name, { blockBytes: 4096, readOnly: true });
+      const into = new Uint8Array(blockBytes);
+      expect(again.bytes).toBe(BYTES);
+      await new AlignedStore(again).read(blockBytes, into);
+      expect(Buffer.compare(into, bytes)).toBe(0);
+      await expect(new AlignedStore(again).write(0, bytes)).rejects.toMatchObject({
+        code: "STORE_READ_ONLY",
+      });
+      await again.close();
+      await expect(
+        under.open(name, { bytes: BYTES + 1, blockBytes: BLOCK, readOnly: false }),
+      ).rejects.toMatchObject({
+        code: "STORE_MISMATCH",
+      });
+      await expect(
+        under.open(name, { bytes: BYTES - 1, blockBytes: BLOCK, readOnly: false }),
+      ).rejects.toMatchObject({
+        code: "STORE_MISMATCH",
+      });
+    });
 
-    test.runIf(facts.lasting)("one that is not there is made only with a size", async () => {
+    test("one that is not there is made only with a size", async (ctx) => {
+      if (!facts.lasting) ctx.skip("it goes with its process");
       await expect(
         under.open("nowhere", { blockBytes: BLOCK, readOnly: false }),
       ).rejects.toMatchObject({
