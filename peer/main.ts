@@ -12,10 +12,12 @@ import { commandHelp, parseCommand, type Arguments, type CommandSpec } from "./c
 import { ExitCode, type ExitCodeValue } from "./cli/exit-code.ts";
 import { errorCode } from "./cli/failure.ts";
 import { doctor, doctorSpec } from "./cli/doctor.ts";
+import { keys, keysSpec } from "./cli/keys.ts";
 import { leech, leechSpec } from "./cli/leech.ts";
 import { login, loginSpec } from "./cli/login.ts";
 import { mountSpec } from "./cli/mount-spec.ts";
 import { Output } from "./cli/output.ts";
+import { projects, projectsSpec } from "./cli/projects.ts";
 import { recover, recoverSpec } from "./cli/recover.ts";
 import { ExportOptions } from "./cli/region-options.ts";
 import { hasExport, resume, resumeSpec } from "./cli/resume.ts";
@@ -50,6 +52,8 @@ const COMMANDS: Readonly<Record<string, Command>> = {
   sessions: { spec: sessionsSpec, run: sessions },
   mount: { spec: mountSpec, run: mountCommand },
   agent: { spec: agentSpec, run: agentCommand },
+  keys: { spec: keysSpec, run: keys },
+  projects: { spec: projectsSpec, run: projects },
   login: { spec: loginSpec, run: login },
   doctor: { spec: doctorSpec, run: doctor },
   shim: { spec: shimSpec, run: shim },
@@ -70,6 +74,8 @@ Commands:
   sessions   lists, shows, finalizes and cancels sessions
   mount      shows a region that stays in a store
   agent      keeps this host connected, for the relay's REST API to order it
+  keys       makes, lists and revokes API keys
+  projects   makes, lists, changes and deletes projects, for a relay's operator
   login      makes a relay known to this user
   doctor     tells what works from this host, and what to do about what does not
   shim       prints the library that makes a program's memory a region

@@ -101,6 +101,19 @@ export class ApiClient {
     return await this.#request("POST", `/v1/sessions/${encodeURIComponent(id)}:${action}`, {});
   }
 
+  /**
+   * Any other request. The answer is the relay's JSON, `undefined` if it has none.
+   *
+   * @throws LinkError, ApiError
+   */
+  async ask(
+    method: "GET" | "POST" | "PATCH" | "DELETE",
+    path: string,
+    body?: Readonly<Record<string, unknown>>,
+  ): Promise<unknown> {
+    return await this.#request(method, path, body);
+  }
+
   #relay(body: unknown): CreatedSession["relay"] {
     const { url: relayUrl } = this.#access;
     const certificateHashes = currentPins(this.#pinned());

@@ -103,12 +103,15 @@ test("without options a person reads the ticket on standard output and the story
 });
 
 describe("--help has examples and ends with 0:", () => {
-  test.for(["", "seed", "leech", "sessions", "login"])("memferry %s", async (name) => {
-    const { code, stdout, stderr } = await stage.run([name, "--help"].filter(Boolean));
-    expect({ code, stderr }).toEqual({ code: 0, stderr: "" });
-    expect(stdout).toMatch(/^(Usage: memferry|memferry moves)/);
-    expect(stdout).toMatch(/Examples:\n( {2}# [^\n]+\n)? {2}memferry /);
-  });
+  test.for(["", "seed", "leech", "sessions", "keys", "projects", "login"])(
+    "memferry %s",
+    async (name) => {
+      const { code, stdout, stderr } = await stage.run([name, "--help"].filter(Boolean));
+      expect({ code, stderr }).toEqual({ code: 0, stderr: "" });
+      expect(stdout).toMatch(/^(Usage: memferry|memferry moves)/);
+      expect(stdout).toMatch(/Examples:\n( {2}# [^\n]+\n)? {2}memferry /);
+    },
+  );
 
   test("memferry relay", async () => {
     const { code, stdout, stderr } = await stage.run(["relay", "--help"]);
@@ -140,4 +143,69 @@ test("`memferry login` makes a relay known to another user, who then needs no fl
   const { seeder, ticket } = await stage.seed(["--file", source], { environment });
   const leecher = stage.leech(ticket, ["--file", stage.file("logged-in")]);
   await Promise.all([seeder.expectExit(0), leecher.expectExit(0)]);
+});
+
+describe("an operator with the command line alone", () => {
+  const memferry = async (args: readonly string[], key?: string) =>
+    await stage.run(
+      [...args, "--json", ...(key === undefined ? [] : ["--key-file", "-"])],
+      key === undefined ? {} : { input: key },
+    );
+  const only = async (result: ReturnType<typeof memferry>): Promise<Record<string, string>> => {
+    const { code, stdout, stderr } = await result;
+    expect({ code, stderr, lines: stdout.trim().split("\n").length }).toEqual({
+      code: 0,
+      stderr: "",
+      lines: 1,
+    });
+    return JSON.parse(stdout);
+  };
+
+  test("makes a project and its keys, which are its own, and takes them away again", async () => {
+    const project = await only(memferry(["projects", "create", "orders", "--limit", "sessions=3"]));
+    expect(project).toMatchObject({ event: "project", name: "orders", limits: { sessions: 3 } });
+    const { id = "" } = project;
+    const { secret: admin = "" } = await only(
+      memferry(["keys", "create", "first", "--scope", "admin", "--project", id]),
+    );
+    const made = await only(
+      memferry(["keys", "create", "ci", "--scope", "sessions:read", "--expires-in", "90d"], admin),
+    );
+    expect(made).toMatchObject({ event: "key", projectId: id, scopes: ["sessions:read"] });
+    expect((await memferry(["sessions", "list"], made["secret"])).code).toBe(0);
+    const listed = await stage.run(["keys", "list", "--project", id]);
+    expect(listed.stdout).toMatch(/^ID +PREFIX +STATE +LAST USED +EXPIRES +SCOPES +NAME\n/);
+    expect(listed.stdout).toContain(made["prefix"]);
+    expect(listed.stdout).not.toContain("mfk_");
+    const refused = await memferry(["projects", "list"], admin);
+    expect(refused.code).toBe(1);
+    expect(JSON.parse(refused.stdout)).toMatchObject({ event: "error", code: "SCOPE_MISSING" });
+    await only(memferry(["keys", "revoke", made["prefix"] ?? ""], admin));
+    expect((await memferry(["sessions", "list"], made["secret"])).code).toBe(1);
+    const last = await memferry(["keys", "revoke", admin], admin);
+    expect(JSON.parse(last.stdout)).toMatchObject({ code: "LAST_FULL_KEY" });
+    expect(
+      await only(memferry(["projects", "update", id, "--limit", "sessions=default"])),
+    ).toMatchObject({ limits: {} });
+    expect(await only(memferry(["projects", "delete", id]))).toEqual({ event: "deleted", id });
+    expect((await stage.run(["projects", "list"])).stdout).not.toContain(id);
+  });
+
+  test("is told with status 2 what is missing", async () => {
+    for (const args of [
+      ["keys", "create"],
+      ["keys", "create", "x"],
+      ["keys", "create", "x", "--scope", "admin", "--expires-in", "soon"],
+      ["keys", "revoke"],
+      ["keys", "drop"],
+      ["projects", "create"],
+      ["projects", "create", "x", "--limit", "sessions"],
+      ["projects", "update", "x"],
+      ["projects", "delete"],
+    ]) {
+      const { code, stdout, stderr } = await stage.run(args);
+      expect([args, code, stdout]).toEqual([args, 2, ""]);
+      expect(stderr).toMatch(/^memferry: [^\n]+\n$/);
+    }
+  });
 });

@@ -3,9 +3,11 @@ import { join } from "node:path";
 import { describe, expect, test } from "vitest";
 import { COMMON_OPTIONS, commandHelp, type CommandSpec } from "../../../peer/cli/command-line.ts";
 import { doctorSpec } from "../../../peer/cli/doctor.ts";
+import { keysSpec } from "../../../peer/cli/keys.ts";
 import { leechSpec } from "../../../peer/cli/leech.ts";
 import { loginSpec } from "../../../peer/cli/login.ts";
 import { mountSpec } from "../../../peer/cli/mount-spec.ts";
+import { projectsSpec } from "../../../peer/cli/projects.ts";
 import { recoverSpec } from "../../../peer/cli/recover.ts";
 import { resumeSpec } from "../../../peer/cli/resume.ts";
 import { seedSpec } from "../../../peer/cli/seed.ts";
@@ -25,6 +27,8 @@ const specs: readonly CommandSpec[] = [
   verifySpec,
   sessionsSpec,
   mountSpec,
+  keysSpec,
+  projectsSpec,
   loginSpec,
   doctorSpec,
   shimSpec,
