@@ -36,7 +36,7 @@ import { versionSchema } from "./api/schemas.ts";
 import { keyRoutes } from "./api/keys.ts";
 import { projectRoutes } from "./api/projects.ts";
 import { REFERENCE_STYLE, referencePage } from "./api/reference.ts";
-import { refuseInvalid } from "./api/refuse-invalid.ts";
+import { plainQuery, refuseInvalid } from "./api/refuse-invalid.ts";
 import { backupRoutes } from "./api/backup.ts";
 import { refuseWhileDraining, relayRoutes, type ThisRelay } from "./api/relays.ts";
 import { eventRoutes } from "./api/events.ts";
@@ -75,6 +75,8 @@ export interface AppDependencies {
   readonly switchboard: LiveSessions;
   /** Shared with whoever else changes sessions. */
   readonly changes?: Changes;
+  /** Default: made of the rest. */
+  readonly sessions?: SessionService;
   readonly metrics: Metrics;
   readonly log: Log;
   /** Default: what docs/limits.md says. */
@@ -167,7 +169,7 @@ export function createApp(dependencies: AppDependencies): App {
   app.route("/v1", discoveryRoutes({ discovery: dependencies.discovery, limits, clock }));
   const signIns = createSignIns(database);
   const auth = createAuth({ apiKeys, signIns, limits, clock });
-  app.use("/v1/*", jsonOnly);
+  app.use("/v1/*", plainQuery, jsonOnly);
   app.route("/v1", signInRoutes({ database, signIns, auth }));
   const requests = createIdempotentRequests(database, limits);
   app.use("/v1/*", auth.authenticate, idempotency({ requests, log }), auditRest({ database, log }));
@@ -179,7 +181,7 @@ export function createApp(dependencies: AppDependencies): App {
   app.route("/v1", keyRoutes({ database, limits }));
   app.route("/v1", auditRoutes({ database }));
   const place = (): RelayPlace => dependencies.relay.place;
-  const service = new SessionService({ ...dependencies, changes, place });
+  const service = dependencies.sessions ?? new SessionService({ ...dependencies, changes, place });
   app.route("/v1", sessionRoutes({ ...dependencies, service, changes, limits }));
   app.route("/v1", sessionActionRoutes({ service, address: dependencies.address }));
   app.route("/v1", sessionDataRoutes({ ...dependencies, service, streams }));

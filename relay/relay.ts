@@ -15,6 +15,8 @@ import { toHex } from "./protocol/bytes.ts";
 import { messageOf } from "./protocol/errors.ts";
 import type { LinkKind } from "./protocol/stream.ts";
 import { Changes } from "./api/changes.ts";
+import { meetDeadlines } from "./api/deadlines.ts";
+import { SessionService } from "./api/session-service.ts";
 import { AgentHub } from "./agents/hub.ts";
 import { createAgentStore } from "./agents/store.ts";
 import { loadConsole } from "./api/console.ts";
@@ -75,6 +77,7 @@ export interface Relay extends AsyncDisposable {
 const KEY_FILE = "relay-key";
 const DATABASE_FOLDER = "database";
 const CARE_INTERVAL_MS = 30_000;
+const DEADLINE_INTERVAL_MS = 2_000;
 /** Sessions whose last link is remembered, to see that it was another one before. */
 const LAST_PATHS_MAX = 10_000;
 const ABANDONED_PER_ROUND = 500;
@@ -254,7 +257,15 @@ async function start(
     },
   });
   undo.push(() => agents.close());
+  const sessions = new SessionService({
+    database,
+    store,
+    switchboard,
+    changes,
+    place: () => relay.place,
+  });
   const app = createApp({
+    sessions,
     relay,
     agents,
     webhooks: { secrets, rules: config.webhooks },
@@ -339,6 +350,7 @@ async function start(
       database,
       store,
       changes,
+      service: sessions,
       log,
       switchboard,
       limits,
@@ -475,12 +487,13 @@ async function takeCare(parts: {
   readonly store: DatabaseSessionStore;
   readonly switchboard: Switchboard;
   readonly changes: Changes;
+  readonly service: SessionService;
   readonly log: Log;
   readonly limits: RelayLimits;
   readonly shares: FairShare;
   readonly node: NodeBounds;
 }): Promise<() => Promise<void>> {
-  const { database, store, switchboard, changes, log, limits, shares, node } = parts;
+  const { database, store, switchboard, changes, service, log, limits, shares, node } = parts;
   const requests = createIdempotentRequests(database, limits);
   const signIns = createSignIns(database);
   const beat = async (): Promise<void> => {
@@ -503,16 +516,27 @@ async function takeCare(parts: {
     }
   };
   await beat();
+  const stops = [
+    repeatedly(CARE_INTERVAL_MS, beat, log),
+    repeatedly(DEADLINE_INTERVAL_MS, () => meetDeadlines({ database, store, service, log }), log),
+  ];
+  return async () => {
+    await Promise.all(stops.map((stop) => stop()));
+  };
+}
+
+/** Never twice at once. @returns Stops it, and waits for what is under way. */
+function repeatedly(everyMs: number, work: () => Promise<void>, log: Log): () => Promise<void> {
   let running: Promise<void> | undefined;
   const timer = setInterval(() => {
-    running ??= beat()
+    running ??= work()
       .catch((error: unknown) => {
         log("warn", "housekeeping failed", { reason: messageOf(error) });
       })
       .finally(() => {
         running = undefined;
       });
-  }, CARE_INTERVAL_MS);
+  }, everyMs);
   return async () => {
     clearInterval(timer);
     await running;

@@ -7,7 +7,7 @@ import { randomBytes } from "node:crypto";
 import { hostname } from "node:os";
 import { loadNative } from "../../native/index.ts";
 import { messageOf } from "../../relay/protocol/errors.ts";
-import type { Ticket } from "../../relay/protocol/ticket.ts";
+import { decodeTicket, type Ticket } from "../../relay/protocol/ticket.ts";
 import { peerEnvironment } from "../config.ts";
 import { SessionDirectory } from "../journal/session-directory.ts";
 import type { SeederHooks } from "../migration/seeder-options.ts";
@@ -20,9 +20,9 @@ import { relayOf } from "../net/relay-pins.ts";
 import { createOffer } from "../session/offer.ts";
 import { Supervision } from "../supervisor/held.ts";
 import { VERSION } from "../version.ts";
-import { type Arguments, type CommandSpec } from "./command-line.ts";
+import { usage, type Arguments, type CommandSpec } from "./command-line.ts";
 import { ExitCode, type ExitCodeValue } from "./exit-code.ts";
-import { errorCode } from "./failure.ts";
+import { errorCode, withTicketCure } from "./failure.ts";
 import { runHook } from "./hook.ts";
 import { showLook, warnOfScans } from "./file-export.ts";
 import { Interrupt } from "./interrupt.ts";
@@ -32,7 +32,7 @@ import { LocalRegions } from "./local-regions.ts";
 import { showEvent, showProgress } from "./migration-output.ts";
 import type { Output } from "./output.ts";
 import { EXPORT_OPTIONS, REGION_OPTION, seededRegions } from "./region-options.ts";
-import { RELAY_OPTIONS, relayAccess } from "./relay-access.ts";
+import { readSecret, RELAY_OPTIONS, relayAccess } from "./relay-access.ts";
 import { joinPatiently, STATE_OPTIONS, stateDirectory, type Resumed } from "./resumption.ts";
 import { formatBytes } from "./size.ts";
 import { throttledWarning } from "../session/throttled.ts";
@@ -65,6 +65,10 @@ export const seedSpec: CommandSpec = {
       value: "PATH",
       help: "write the ticket there (mode 0600) and do not print it",
     },
+    join: {
+      value: "PATH",
+      help: "take part in a session that is there already, with the seeder's ticket in this file; - reads standard input",
+    },
     "on-suspend": {
       value: "CMD",
       help: "stops the workload; it must not write after CMD has ended",
@@ -82,6 +86,10 @@ export const seedSpec: CommandSpec = {
     [
       "memferry seed --file data.db --export fuse:/mnt/ferry --on-suspend 'systemctl stop app'",
       "a database that an application uses as /mnt/ferry/data.db",
+    ],
+    [
+      "memferry seed --file disk.img --join - < seeder-ticket",
+      "a session that the console or the REST API made",
     ],
     ["memferry seed --size 256MiB --region heap --export fuse:/mnt/ferry", "new memory"],
     [
@@ -134,7 +142,8 @@ export async function seed(
     local = await attempt.open();
     for (;;) {
       const result = await attempt.run(local, interrupt);
-      const goesOn = local.exported && !args.flag("once") && interrupt.count === 0;
+      const once = args.flag("once") || args.text("join") !== undefined;
+      const goesOn = local.exported && !once && interrupt.count === 0;
       if (result !== ExitCode.failed || !goesOn) return result;
       output.note("the region goes on being served here; a new ticket follows");
       attempt = await renew(attempt, output, interrupt);
@@ -182,6 +191,29 @@ interface AttemptOptions {
   readonly hashKey: Uint8Array;
 }
 
+/** A new one, or with `--join` the one that its ticket is for. @throws MigrationError `USAGE`, LinkError, ApiError */
+async function sessionFor({
+  args,
+  name,
+  ticketTtlMs,
+}: AttemptOptions): Promise<{ readonly ticket: Ticket; readonly leecherTicket?: string }> {
+  const place = args.text("join");
+  if (place === undefined) {
+    return await createOffer({ access: await relayAccess(args), name, ticketTtlMs });
+  }
+  const text = await readSecret(place, "--join");
+  let ticket: Ticket;
+  try {
+    ticket = decodeTicket(text);
+  } catch (error) {
+    throw withTicketCure(error);
+  }
+  if (ticket.role === "seeder") return { ticket };
+  throw usage(
+    "--join: this ticket is the leecher's: the destination needs it, for `memferry leech`",
+  );
+}
+
 /** One session at the relay. */
 class SeedAttempt {
   readonly #options: AttemptOptions;
@@ -206,9 +238,8 @@ class SeedAttempt {
   }
 
   static async create(options: AttemptOptions): Promise<SeedAttempt> {
-    const { args, name, ticketTtlMs, supervision, hashKey } = options;
-    const access = await relayAccess(args);
-    const { ticket, leecherTicket } = await createOffer({ access, name, ticketTtlMs });
+    const { args, supervision, hashKey } = options;
+    const { ticket, leecherTicket } = await sessionFor(options);
     const identity = PeerIdentity.generate();
     const directory = await SessionDirectory.create(stateDirectory(args), {
       ticket,
@@ -355,6 +386,12 @@ class SeedAttempt {
     const file = args.text("ticket-file");
     const where = `${local.paths.join(", ")}${local.exported ? " (exported)" : ""}`;
     output.note(`offering ${local.name}: ${formatBytes(local.store.bytes)} at ${where}`);
+    if (this.#leecherTicket === undefined && args.text("join") !== undefined) {
+      const { id: session } = this.#directory;
+      output.event({ event: "joins", session, pid: process.pid, paths: local.paths });
+      output.note(`taking part in session ${session}`);
+      return;
+    }
     if (this.#leecherTicket === undefined) {
       output.event({ event: "goesOn", session: this.#directory.id, role: "seeder" });
       output.note(`going on with session ${this.#directory.id}`);

@@ -20,6 +20,8 @@ export interface ConvergencePolicy {
   readonly mode: Mode;
   /** Downtime that the operator accepts. */
   readonly downtimeBudgetMs: number;
+  /** After so many rounds it is handed over, whether that fits the budget or not; default: as many as are allowed. */
+  readonly roundsMax?: number | undefined;
 }
 
 /**
@@ -46,6 +48,12 @@ export function expectedDowntimeMs(measurement: RoundMeasurement, mode: Mode): n
   return handOverMs + (measurement.remainingBytes / measurement.sendBytesPerS) * 1000;
 }
 
+/** How many rounds there are at most. */
+export function roundsMax({ mode, roundsMax: wanted }: ConvergencePolicy): number {
+  const most = mode === "precopy" ? ROUNDS_MAX : HYBRID_ROUNDS_MAX;
+  return wanted === undefined ? most : Math.min(wanted, most);
+}
+
 export function judgeConvergence(
   measurement: RoundMeasurement,
   policy: ConvergencePolicy,
@@ -54,7 +62,7 @@ export function judgeConvergence(
   if (measurement.remainingBytes === 0) return "finalize";
   if (policy.mode === "precopy") {
     if (expectedDowntimeMs(measurement, policy.mode) <= policy.downtimeBudgetMs) return "finalize";
-    return measurement.round >= ROUNDS_MAX ? "force" : "continue";
+    return measurement.round >= roundsMax(policy) ? "force" : "continue";
   }
   // Post-copy makes any remainder safe to leave, but each missing chunk may cost the workload a round trip:
   // go on while a round still shrinks it well and its transfer would take longer than the budget.
@@ -62,10 +70,10 @@ export function judgeConvergence(
     measurement.sendBytesPerS > 0
       ? (measurement.remainingBytes / measurement.sendBytesPerS) * 1000
       : Number.POSITIVE_INFINITY;
+  if (measurement.round >= roundsMax(policy)) return "finalize";
   // The first pass is the longest, so a second one is always short and always worth it.
   if (measurement.round < 2) return "continue";
-  if (transferMs <= policy.downtimeBudgetMs || measurement.round >= HYBRID_ROUNDS_MAX)
-    return "finalize";
+  if (transferMs <= policy.downtimeBudgetMs) return "finalize";
   const previous = measurement.previousRemainingBytes;
   if (previous !== undefined && measurement.remainingBytes > previous * STALL_RATIO)
     return "finalize";

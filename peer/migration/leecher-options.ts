@@ -3,6 +3,7 @@
  *
  * @module
  */
+import type { ConvergencePolicy } from "./convergence.ts";
 import type { Destination } from "./destination.ts";
 import type { Journal, LeecherRecord } from "../journal/journal.ts";
 import type { OnMigrationEvent } from "./events.ts";
@@ -41,4 +42,17 @@ export interface LeecherOptions {
   readonly onResume?: (signal: AbortSignal) => Promise<void>;
   readonly onEvent?: OnMigrationEvent;
   readonly handshake?: Handshake;
+}
+
+/** What this peer was started with, and before it what the operator wants now. */
+export function policyFor({
+  mode,
+  downtimeBudgetMs,
+  session: { terms },
+}: Pick<LeecherOptions, "mode" | "downtimeBudgetMs" | "session">): ConvergencePolicy {
+  return {
+    mode: terms?.mode === "precopy" ? "precopy" : mode,
+    downtimeBudgetMs: terms?.downtimeTargetMs || downtimeBudgetMs,
+    roundsMax: terms?.maxRounds || undefined,
+  };
 }

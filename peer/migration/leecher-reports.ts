@@ -5,7 +5,6 @@
  */
 import { FaultMeter } from "./fault-meter.ts";
 import { reportOf, type LeecherNumbers } from "./leecher-numbers.ts";
-import { ROUNDS_MAX } from "./limits.ts";
 import type { SessionPort } from "./session-port.ts";
 
 export class LeecherReports {
@@ -40,7 +39,7 @@ export class LeecherReports {
       chunksReused: numbers.receiver?.reusedChunks ?? 0,
       faultP50Ms: this.#meter.quantileMs(0.5),
       faultP99Ms: this.#meter.quantileMs(0.99),
-      roundsMax: ROUNDS_MAX,
+      roundsMax: numbers.rounds.most,
       fingerprint: this.#fingerprint,
     });
   }

@@ -32,7 +32,7 @@ import type { Destination } from "./destination.ts";
 import { DowntimeMeter } from "./downtime-meter.ts";
 import type { MigrationOutcome, MigrationProgress, MigrationTotals, Phase } from "./events.ts";
 import { LeecherJournal } from "./leecher-journal.ts";
-import type { LeecherOptions } from "./leecher-options.ts";
+import { policyFor, type LeecherOptions } from "./leecher-options.ts";
 import { OWN_FEATURES } from "./handshake.ts";
 import { runHook } from "./hooks.ts";
 import { progressOf, totalsOf, type LeecherNumbers } from "./leecher-numbers.ts";
@@ -50,7 +50,7 @@ import {
 import { MergedEpochs } from "./merged-epochs.ts";
 import { NextChannel } from "./next-channel.ts";
 import { Manifest, verifiedRoot, withRoots } from "./manifest.ts";
-import type { FinalizedMessage, Message, OfferMessage, RoundMessage } from "./messages.ts";
+import type { FinalizedMessage, Message, Mode, OfferMessage, RoundMessage } from "./messages.ts";
 import { isSameOffer } from "./messages.ts";
 import { Rounds } from "./rounds.ts";
 import { giveBack, hasMoved, type Ownership } from "./session-port.ts";
@@ -94,7 +94,11 @@ export class Leecher {
     this.#options = options;
     this.#journal = new LeecherJournal(options.journal, options.onEvent);
     this.#watch = new StoreWatch(options.onEvent);
-    this.#rounds = new Rounds({ ...options, onEvent: options.onEvent });
+    this.#rounds = new Rounds({
+      ...options,
+      policy: () => policyFor(options),
+      onEvent: options.onEvent,
+    });
   }
 
   /** Whether the workload's place is here. */
@@ -195,10 +199,15 @@ export class Leecher {
     else hold.whenReleased(() => this.finalize(), this.#over.signal);
   }
 
+  /** It is known when the first channel opens, and does not change. */
+  get #mode(): Mode {
+    return policyFor(this.#options).mode;
+  }
+
   /** Before it commits. Without an export nobody could be made to wait for what is missing. */
   get #awaitsAll(): boolean {
     const mayLack = this.#postcopyAsked && this.#destination?.exported !== false;
-    return this.#options.mode === "precopy" && !mayLack;
+    return this.#mode === "precopy" && !mayLack;
   }
 
   /** Stops although chunks are missing; what is stored stays. */
@@ -380,8 +389,7 @@ export class Leecher {
   }
 
   async #catchUp(channel: Channel, receiver: ChunkReceiver, signal: AbortSignal): Promise<void> {
-    const { mode } = this.#options;
-    await sayWhatIsHere(channel, receiver, { mode, mergedEpoch: this.#merged.last });
+    await sayWhatIsHere(channel, receiver, { mode: this.#mode, mergedEpoch: this.#merged.last });
     await this.#changed.until(() => this.#merged.hasBegun, signal);
     this.#caughtUp = channel;
     if (this.#committed && this.#finalized !== undefined) {
@@ -411,7 +419,7 @@ export class Leecher {
       case "tracking":
         this.#merged.begin(message.epoch);
         this.#changed.notify();
-        if (this.#options.mode === "postcopy" && this.#options.finalize.kind === "auto") {
+        if (this.#mode === "postcopy" && this.#options.finalize.kind === "auto") {
           this.#handOver();
         }
         return;

@@ -6,6 +6,7 @@
 import {
   expectedDowntimeMs,
   judgeConvergence,
+  roundsMax,
   type ConvergencePolicy,
   type ConvergenceVerdict,
 } from "./convergence.ts";
@@ -13,7 +14,9 @@ import type { OnMigrationEvent } from "./events.ts";
 import type { FinalizePolicy } from "./leecher-options.ts";
 import type { RoundMessage } from "./messages.ts";
 
-export interface RoundsOptions extends ConvergencePolicy {
+export interface RoundsOptions {
+  /** Asked after each round: an operator may change it. */
+  readonly policy: () => ConvergencePolicy;
   readonly finalize: FinalizePolicy;
   readonly onEvent: OnMigrationEvent | undefined;
 }
@@ -33,6 +36,11 @@ export class Rounds {
     return this.#count;
   }
 
+  /** How many there are to be at most, as it stands. */
+  get most(): number {
+    return roundsMax(this.#options.policy());
+  }
+
   get dirtyBytesPerS(): number {
     return this.#dirtyBytesPerS;
   }
@@ -47,7 +55,8 @@ export class Rounds {
     message: RoundMessage,
     path: { readonly chunkBytes: number; readonly sendBytesPerS: number; readonly rttMs: number },
   ): boolean {
-    const { mode, finalize, onEvent } = this.#options;
+    const { finalize, onEvent } = this.#options;
+    const policy = this.#options.policy();
     const { sendBytesPerS, rttMs } = path;
     const remainingBytes = message.dirtyChunks * path.chunkBytes;
     const previousRemainingBytes = this.#previousRemainingBytes;
@@ -56,9 +65,9 @@ export class Rounds {
     this.#count = round;
     this.#dirtyBytesPerS = dirtyBytesPerS;
     this.#previousRemainingBytes = remainingBytes;
-    this.#expectedDowntimeMs = expectedDowntimeMs(measurement, mode);
+    this.#expectedDowntimeMs = expectedDowntimeMs(measurement, policy.mode);
     const verdict: ConvergenceVerdict =
-      finalize.kind === "auto" ? judgeConvergence(measurement, this.#options) : "continue";
+      finalize.kind === "auto" ? judgeConvergence(measurement, policy) : "continue";
     onEvent?.({ event: "round", round, dirtyBytes: remainingBytes, dirtyBytesPerS, verdict });
     if (verdict === "force") {
       onEvent?.({

@@ -11,6 +11,7 @@ import type {
   IndexSegmentFrame,
   Progress,
   ProgressMore,
+  SessionTerms,
 } from "../../relay/protocol/frame.ts";
 import type { Role, SessionState } from "../../relay/protocol/ids.ts";
 import type { ChannelNetwork } from "./channel.ts";
@@ -36,6 +37,8 @@ export interface SessionPort {
   reportMore?(more: Omit<ProgressMore, "path">): void;
   /** Whether somebody has asked to send nothing for now; without it nobody can. */
   readonly hold?: Hold | undefined;
+  /** What the operator wants, which goes before what this peer was started with; asked each time. */
+  readonly terms?: SessionTerms | undefined;
   reportIndex(frame: IndexSegmentFrame | IndexDeltaFrame | IndexRootFrame): Promise<boolean>;
 }
 

@@ -16,6 +16,7 @@ import {
   type PeerToRelayFrame,
   type Progress,
   type ProgressMore,
+  type SessionTerms,
   type WelcomeFrame,
   type ThrottledFrame,
 } from "../../relay/protocol/frame.ts";
@@ -146,6 +147,7 @@ export class RelayControl {
   readonly #rtt = new RttMeter();
   /** Set by `pause` and `resume`, also before anybody here has begun. */
   readonly hold = new Hold();
+  #terms: SessionTerms | undefined;
   #onSignal: ((payload: Uint8Array) => void) | undefined;
   /** Signals of the other peer that came before somebody here listened. */
   readonly #earlySignals: Uint8Array[] = [];
@@ -167,6 +169,11 @@ export class RelayControl {
   get ownership(): Ownership {
     if (this.#ownership === undefined) throw new Error("not joined yet");
     return this.#ownership;
+  }
+
+  /** What the operator wants of the migration, as last told. */
+  get terms(): SessionTerms | undefined {
+    return this.#terms;
   }
 
   get linkKind(): LinkKind | undefined {
@@ -478,6 +485,9 @@ export class RelayControl {
       }
       case "discovery":
         this.#discovery = frame;
+        return;
+      case "terms":
+        this.#terms = frame.terms;
         return;
       case "command":
         if (frame.command === "pause" || frame.command === "resume") {

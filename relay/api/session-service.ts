@@ -37,6 +37,7 @@ export type LiveSessions = Pick<
   | "queuedBytes"
   | "renewPairing"
   | "setBytesPerS"
+  | "setTerms"
 >;
 
 export interface SessionServiceOptions {
@@ -182,7 +183,7 @@ export class SessionService {
       );
     }
     switchboard.command(sessionId, "cancel", reason);
-    await switchboard.announce(sessionId);
+    await switchboard.announce(sessionId, reason);
     return undefined;
   }
 

@@ -8,6 +8,7 @@ import type { Context } from "hono";
 
 import { TICKET_LIFETIME_MS } from "../db/limits.ts";
 import type { ProjectSessions, SessionPosition, SessionRow } from "../db/sessions.ts";
+import { termsOf } from "../db/session-terms.ts";
 import type { RelayLimits } from "../limits.ts";
 import type { NodeBounds } from "../node-bounds.ts";
 import { isEnded } from "../protocol/ids.ts";
@@ -53,7 +54,7 @@ export interface RelayAddress {
 
 export interface SessionRoutesOptions {
   readonly service: SessionService;
-  readonly switchboard: Pick<LiveSessions, "setBytesPerS">;
+  readonly switchboard: Pick<LiveSessions, "setBytesPerS" | "setTerms">;
   readonly changes: Changes;
   readonly limits: RelayLimits;
   /** Whether this relay lets another session in; without it, always. */
@@ -225,6 +226,7 @@ export function sessionRoutes(options: SessionRoutesOptions): OpenAPIHono<AppEnv
     }
     if (change.limits !== undefined) {
       switchboard.setBytesPerS(row.id, change.limits.bytesPerS ?? 0);
+      switchboard.setTerms(row.id, termsOf({ mode: row.mode, limits: change.limits }));
     }
     changes.publish(row.id);
     const now = await service.find(projectOf(c), row.id);

@@ -27,6 +27,7 @@ import { addProjectEvent, eventPart } from "./project-events.ts";
 import { createChunkIndex, type ChunkIndex, type ChunkIndexOptions } from "./chunk-index.ts";
 import { createRegionStatement } from "./chunk-index-statements.ts";
 import type { Database, Orm, Row, Statement } from "./database.ts";
+import { termsOf } from "./session-terms.ts";
 import { EVENTS_PER_SESSION_MAX, INDEX_CHUNKS_MAX } from "./limits.ts";
 import {
   project,
@@ -106,7 +107,7 @@ const cancelStatement: Statement = {
 const rejoinStatement: Statement = {
   name: "session_rejoin",
   text: `select ticket.peer_key, session.owner, session.owner_epoch, session.state,
-      session.project_id, session.limits, session.hold, project.limits as project_limits
+      session.project_id, session.mode, session.limits, session.hold, project.limits as project_limits
     from ticket join session on session.id = ticket.session_id
     join project on project.id = session.project_id
     where ticket.session_id = $1 and ticket.role = $2`,
@@ -205,7 +206,18 @@ export function createSessionStore(
         row["project_limits"] as ProjectLimits,
         options.defaults,
       );
-      return { sessionId: sessionId.slice(), ...ownedOf(row), bounds, held: row["hold"] !== "" };
+      const terms = termsOf({
+        mode: row["mode"] === "precopy" ? "precopy" : "live",
+        // As above.
+        limits: row["limits"] as SessionLimits,
+      });
+      return {
+        sessionId: sessionId.slice(),
+        ...ownedOf(row),
+        bounds,
+        held: row["hold"] !== "",
+        terms,
+      };
     },
 
     async commit(sessionId, epoch) {
@@ -530,6 +542,7 @@ async function joinedSession(
       ownerEpoch: session.ownerEpoch,
       state: session.state,
       projectId: session.projectId,
+      mode: session.mode,
       limits: session.limits,
       hold: session.hold,
       projectLimits: project.limits,
@@ -538,10 +551,11 @@ async function joinedSession(
     .innerJoin(project, eq(project.id, session.projectId))
     .where(eq(session.id, id));
   if (row === undefined) throw new RelayError("NOT_FOUND", "there is no such session");
-  const { owner, ownerEpoch, state, projectId, limits, hold, projectLimits } = row;
+  const { owner, ownerEpoch, state, projectId, mode, limits, hold, projectLimits } = row;
   const bounds = boundsOf(projectId, limits, projectLimits, defaults);
   const held = hold !== "";
-  return { sessionId: sessionId.slice(), owner, ownerEpoch, state, bounds, held };
+  const terms = termsOf({ mode, limits });
+  return { sessionId: sessionId.slice(), owner, ownerEpoch, state, bounds, held, terms };
 }
 
 function boundsOf(

@@ -490,24 +490,37 @@ function positioned(
   );
 }
 
-/** Sessions whose deadline has passed, each once: whoever asks is to act. At most `limit`, the oldest first. */
+/** When a deadline that was not met is looked at again. */
+const DEADLINE_RETRY_MS = 30_000;
+
+/**
+ * Sessions whose deadline has passed. Each is given once to whoever asks, and again after a while to the next, until
+ * `endDeadline`: a relay that was killed in the middle, or a peer that was away, must not keep it from being met. At
+ * most `limit`, the oldest first.
+ */
 export async function sessionsPastDeadline(
   database: Database,
   limit: number,
-): Promise<readonly { readonly id: string; readonly policy: SessionPolicy }[]> {
+): Promise<readonly { readonly id: string; readonly projectId: string }[]> {
   return await database.run((orm) =>
     orm
       .update(session)
-      .set({ deadlineAt: null })
+      .set({ deadlineAt: sql`now() + ${DEADLINE_RETRY_MS} * interval '1 millisecond'` })
       .where(
         sql`${session.id} in (select s.id from ${session} s where s.deadline_at <= now()
           order by s.deadline_at limit ${limit} for update skip locked)`,
       )
-      .returning({ id: session.id, policy: session.policy }),
+      .returning({ id: session.id, projectId: session.projectId }),
   );
 }
 
-/** Sessions by state, over all projects, for a gauge. */
+/** The deadline was met, or there is nothing more to do about it. */
+export async function endDeadline(database: Database, id: string): Promise<void> {
+  await database.run((orm) =>
+    orm.update(session).set({ deadlineAt: null }).where(eq(session.id, id)),
+  );
+}
+
 /** The states of some sessions, for those that are there. */
 export async function statesOf(
   database: Database,
@@ -523,6 +536,7 @@ export async function statesOf(
   return new Map(rows.map(({ id, state }) => [id, state]));
 }
 
+/** Sessions by state, over all projects, for a gauge. */
 export async function countByState(database: Database): Promise<Record<SessionState, number>> {
   const rows = await database.run((orm) =>
     orm.select({ state: session.state, count: count() }).from(session).groupBy(session.state),

@@ -214,6 +214,22 @@ export interface ThrottledFrame {
   readonly retryInMs: number;
 }
 
+/**
+ * What the operator wants of the migration: told to a peer whose `hello` has `FEATURES.commands` before the first
+ * pairing, and again when it changes. What is 0 or `undefined` is left to the peer.
+ */
+export interface TermsFrame {
+  readonly kind: "terms";
+  readonly terms: SessionTerms;
+}
+
+export interface SessionTerms {
+  /** `precopy`: nothing is handed over before all of it is there. */
+  readonly mode: "live" | "precopy" | undefined;
+  readonly downtimeTargetMs: number;
+  readonly maxRounds: number;
+}
+
 export interface ErrorFrame {
   readonly kind: "error";
   readonly code: ProtocolErrorCode;
@@ -251,6 +267,7 @@ export type RelayToPeerFrame =
   | PeerSignalFrame
   | DiscoveryFrame
   | ThrottledFrame
+  | TermsFrame
   | ErrorFrame;
 
 export type Frame = PeerToRelayFrame | RelayToPeerFrame;

@@ -55,6 +55,8 @@ interface Codec<F extends Frame> {
 
 type Codecs = { readonly [K in Frame["kind"]]: Codec<Extract<Frame, { kind: K }>> };
 
+const TERM_MODES = ["live", "precopy"] as const;
+
 const codecs: Codecs = {
   hello: {
     number: 0x01,
@@ -323,6 +325,24 @@ const codecs: Codecs = {
       bytesPerS: reader.u53(),
       retryInMs: reader.u32(),
     }),
+  },
+  terms: {
+    number: 0x4b,
+    encode: ({ terms: { mode, downtimeTargetMs, maxRounds } }, writer) => {
+      writer.u8(mode === undefined ? 0 : TERM_MODES.indexOf(mode) + 1);
+      writer.u32(downtimeTargetMs).u32(maxRounds);
+    },
+    decode: (reader) => {
+      const mode = reader.u8();
+      return {
+        kind: "terms",
+        terms: {
+          mode: mode === 0 ? undefined : oneOf(TERM_MODES, mode - 1, "mode"),
+          downtimeTargetMs: reader.u32(),
+          maxRounds: reader.u32(),
+        },
+      };
+    },
   },
 };
 

@@ -7,7 +7,7 @@
 /** Another major version is refused, with both named. */
 export const PROTOCOL_MAJOR = 1;
 /** A higher minor version only adds frames that an older side may ignore. */
-export const PROTOCOL_MINOR = 2;
+export const PROTOCOL_MINOR = 3;
 
 /** Bits of `features` in `hello` and `welcome`. */
 export const FEATURES = {

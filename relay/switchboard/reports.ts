@@ -9,7 +9,7 @@ import { writeFrame } from "../protocol/message-stream.ts";
 import { FEATURES } from "../protocol/version.ts";
 import type { SessionRecords } from "./record-lane.ts";
 import type { Member, Room } from "./room.ts";
-import type { SessionStore } from "./session-store.ts";
+import type { JoinedSession, SessionStore } from "./session-store.ts";
 
 /** Writes an event of the session down. */
 export type Note = (
@@ -61,10 +61,21 @@ export async function saveProgress(
   if (!taken) records.progressQueued = false;
 }
 
-export async function tellHold(member: Member, held: boolean): Promise<void> {
+async function tellHold(member: Member, held: boolean): Promise<void> {
   if ((member.features & FEATURES.commands) === 0) return;
   const command = held ? "pause" : "resume";
   await writeFrame(member.stream, { kind: "command", command, reason: "" });
+}
+
+/** What people want of the session, to a peer that comes to it. One that was held is to know that it is no more. */
+export async function tellWishes(
+  member: Member,
+  { held = false, terms }: Pick<JoinedSession, "held" | "terms">,
+  { isBack }: { readonly isBack: boolean },
+): Promise<void> {
+  if ((member.features & FEATURES.commands) === 0) return;
+  if (held || isBack) await tellHold(member, held);
+  if (terms !== undefined) await writeFrame(member.stream, { kind: "terms", terms });
 }
 
 /** Somebody may have changed it while this peer was on its way in. @param told What it was told then. */

@@ -9,10 +9,11 @@ import type {
   Progress,
   ProgressMore,
   RelayToPeerFrame,
+  SessionTerms,
   StreamFrame,
 } from "../protocol/frame.ts";
 import { ProtocolError, type ProtocolErrorCode } from "../protocol/errors.ts";
-import type { Role } from "../protocol/ids.ts";
+import { ROLES, type Role } from "../protocol/ids.ts";
 import { STREAM_PAIRING_DEADLINE_MS, STREAMS_PER_PAIRING_MAX } from "../protocol/limits.ts";
 import { writeFrame } from "../protocol/message-stream.ts";
 import type { ByteStream, LinkKind } from "../protocol/stream.ts";
@@ -233,6 +234,17 @@ export class Room {
       told = true;
     }
     return told;
+  }
+
+  setTerms(terms: SessionTerms): void {
+    for (const member of this.members) {
+      if ((member.features & FEATURES.commands) !== 0) send(member, { kind: "terms", terms });
+    }
+  }
+
+  /** Who is connected. */
+  get members(): Member[] {
+    return ROLES.flatMap((role) => this.#members[role] ?? []);
   }
 
   /** The peers have left the streams of this pairing and want to begin afresh; said late, or twice, it does nothing. */

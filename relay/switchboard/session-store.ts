@@ -4,7 +4,7 @@
  * @module
  */
 import type { Role, SessionState } from "../protocol/ids.ts";
-import type { DescribeFrame, Progress } from "../protocol/frame.ts";
+import type { DescribeFrame, Progress, SessionTerms } from "../protocol/frame.ts";
 import type { ProjectShare } from "./fair-share.ts";
 
 /** Whose bytes a session's are, and how many it may move. */
@@ -26,6 +26,8 @@ export interface JoinedSession {
   readonly bounds?: SessionBounds;
   /** Somebody asked that no chunks are sent for now. */
   readonly held?: boolean;
+  /** What the operator wants of it. */
+  readonly terms?: SessionTerms;
 }
 
 export interface CommitOutcome {

@@ -8,7 +8,7 @@
  * @module
  */
 import { randomBytes } from "node:crypto";
-import type { Command, Frame, HelloFrame } from "../protocol/frame.ts";
+import type { Command, Frame, HelloFrame, SessionTerms } from "../protocol/frame.ts";
 import { messageOf, ProtocolError } from "../protocol/errors.ts";
 import { isEnded, STREAM_SECRET_BYTES, type Role, type SessionState } from "../protocol/ids.ts";
 import {
@@ -42,7 +42,14 @@ import { UNKNOWN_STREAM_BOUND } from "./buffers.ts";
 import type { LiveSession, PeerDiscovery } from "./live.ts";
 import { COMMANDED, PHASES_OF } from "./roles.ts";
 import { SessionRecords } from "./record-lane.ts";
-import { learned, progressed, saveProgress, tellHold, tellNewHold, type Note } from "./reports.ts";
+import {
+  learned,
+  progressed,
+  saveProgress,
+  tellNewHold,
+  tellWishes,
+  type Note,
+} from "./reports.ts";
 import { other, type Member, type OnBytes, type Room, type RoomPath } from "./room.ts";
 import { TokenBucket } from "../token-bucket.ts";
 import type { JoinedSession, SessionStore } from "./session-store.ts";
@@ -142,9 +149,13 @@ export class Switchboard {
   async announce(sessionId: Uint8Array, reason = ""): Promise<void> {
     const room = this.#rooms.get(toHex(sessionId));
     if (room === undefined) return;
-    const outcome = await this.#options.store.owner(sessionId);
-    const { owner, ownerEpoch, state } = outcome;
+    const { owner, ownerEpoch, state } = await this.#options.store.owner(sessionId);
     room.broadcast({ kind: "owner", owner, ownerEpoch, state, reason });
+  }
+
+  /** Tells the peers of what the operator wants from now on. @param sessionId In hexadecimal. */
+  setTerms(sessionId: string, terms: SessionTerms): void {
+    this.#rooms.get(sessionId)?.setTerms(terms);
   }
 
   /** Changes the rate that a session is held to; 0 for none. @param sessionId In hexadecimal. */
@@ -299,9 +310,8 @@ export class Switchboard {
     if (this.#closing !== undefined) {
       throw new ProtocolError("RELAY_DRAINING", "the relay is going down");
     }
-    // Ahead of the pairing, so that not one chunk is sent; and a peer that was held is to know that it is no more.
-    if (session.held === true || hello.token === undefined)
-      await tellHold(member, session.held === true);
+    // Ahead of the pairing, so that not one chunk is sent otherwise.
+    await tellWishes(member, session, { isBack: hello.token === undefined });
     const key = toHex(sessionId);
     const room = this.#rooms.get(key) ?? openRoom(session, this.#options);
     room.enter(member);
@@ -575,14 +585,11 @@ export class Switchboard {
 
   #dropSilent(): void {
     this.#forgetRecords();
-    const oldest = Date.now() - SILENCE_MAX_MS;
     for (const room of this.#rooms.values()) {
-      for (const role of ["seeder", "leecher"] as const) {
-        const member = room.member(role);
-        if (member !== undefined && member.heardAtMs < oldest) {
-          room.leave(member, "DEADLINE_EXCEEDED", "this peer is silent");
-          this.#changed(room);
-        }
+      for (const member of room.members) {
+        if (member.heardAtMs >= Date.now() - SILENCE_MAX_MS) continue;
+        room.leave(member, "DEADLINE_EXCEEDED", "this peer is silent");
+        this.#changed(room);
       }
     }
   }

@@ -3,6 +3,7 @@
  *
  * @module
  */
+import { sql } from "drizzle-orm";
 import { randomBytes } from "node:crypto";
 
 import { beforeAll, describe, expect, test } from "vitest";
@@ -14,7 +15,12 @@ import { fromHex } from "../../relay/db/hex.ts";
 import { createMigration, projectMigrations } from "../../relay/db/migrations.ts";
 import { lastProjectEvent, projectEventsAfter } from "../../relay/db/project-events.ts";
 import { createSessionStore, type DatabaseSessionStore } from "../../relay/db/session-store.ts";
-import { projectSessions, sessionsPastDeadline, type NewSession } from "../../relay/db/sessions.ts";
+import {
+  endDeadline,
+  projectSessions,
+  sessionsPastDeadline,
+  type NewSession,
+} from "../../relay/db/sessions.ts";
 import { relayLimits } from "../../relay/limits.ts";
 import { toHex } from "../../relay/protocol/bytes.ts";
 
@@ -216,18 +222,31 @@ export function databaseSessionsSuite(
       },
     );
 
-    promise("sessionsPastDeadline() gives each session once, after it has started", async () => {
-      const { sessions, set } = await project();
-      const limits = { deadlineMs: 1 };
-      const { row } = await sessions.create({ ...PLAIN, limits, policy: { onDeadline: "cancel" } });
-      const past = async () =>
-        (await sessionsPastDeadline(database, 100)).filter((one) => one.id === row.id);
-      expect(await past()).toEqual([]);
-      await set(row.id, "tracking");
-      await new Promise((resolve) => setTimeout(resolve, 20));
-      expect(await past()).toEqual([{ id: row.id, policy: { onDeadline: "cancel" } }]);
-      expect(await past()).toEqual([]);
-    });
+    promise(
+      "sessionsPastDeadline() gives each session once for a while, after it has started",
+      async () => {
+        const { sessions, set } = await project();
+        const limits = { deadlineMs: 1 };
+        const { row } = await sessions.create({
+          ...PLAIN,
+          limits,
+          policy: { onDeadline: "cancel" },
+        });
+        const past = async () =>
+          (await sessionsPastDeadline(database, 100)).filter((one) => one.id === row.id);
+        expect(await past()).toEqual([]);
+        await set(row.id, "tracking");
+        await new Promise((resolve) => setTimeout(resolve, 20));
+        expect(await past()).toEqual([{ id: row.id, projectId: row.projectId }]);
+        expect(await past()).toEqual([]);
+        await database.run((orm) =>
+          orm.execute(sql`update session set deadline_at = now() where id = ${row.id}`),
+        );
+        expect(await past()).toHaveLength(1);
+        await endDeadline(database, row.id);
+        expect((await sessions.get(row.id))?.deadlineAt).toBeNull();
+      },
+    );
 
     promise("rotateTickets() makes the tickets that are not used yet worthless", async () => {
       const { sessions } = await project();

@@ -3,7 +3,8 @@
  *
  * After each: one owner, on whose word all three agree; the destination's bytes are the writer's, or the migration was
  * rolled back and the source has them. At the end: nobody has grown, nothing was left open, mounted or lying around.
- * `MEMFERRY_SOAK` is the number of migrations, `MEMFERRY_SOAK_SEED` decides what goes wrong.
+ * `MEMFERRY_SOAK` is the number of migrations, `MEMFERRY_SOAK_SEED` decides what goes wrong, and `MEMFERRY_SOAK_FROM` leaves
+ * out those before it.
  */
 import { type ChildProcess, fork } from "node:child_process";
 import { randomBytes } from "node:crypto";
@@ -25,6 +26,7 @@ import { COLUMNS, LIMITS, medians, type Sample, table } from "./soak-figures.ts"
 import type { Measured, Order, Report } from "./soak-peer.ts";
 
 const MIGRATIONS = Number(process.env["MEMFERRY_SOAK"] ?? 500);
+const FROM = Number(process.env["MEMFERRY_SOAK_FROM"] ?? 0);
 const SEED = Number(process.env["MEMFERRY_SOAK_SEED"] ?? 1);
 const REGION_BYTES = 16 * 1024 * 1024 + 4_321;
 /** Every so often the regions are exported, and read while they arrive. */
@@ -78,7 +80,7 @@ class Peer {
       if (this.#child.exitCode !== null || this.#child.signalCode !== null) {
         throw new Error(`the peer ended: ${this.stderr.slice(-3_000)}`);
       }
-      if (performance.now() > until) throw new Error(`hangs after ${this.#phases.join(", ")}`);
+      if (performance.now() > until) throw new Error(`hangs after ${this.phases}`);
       await new Promise<void>((resolve) => {
         const timer = setTimeout(resolve, 5_000);
         this.#notify = () => {
@@ -87,6 +89,10 @@ class Peer {
         };
       });
     }
+  }
+
+  get phases(): string {
+    return this.#phases.join(", ");
   }
 
   async measure(): Promise<Measured> {
@@ -188,10 +194,15 @@ async function migrate(scene: Scene, n: number, random: SeededRandom, tally: Tal
   const { stage, api, proxies, peers } = scene;
   // The relay must stay the same process where its memory is compared.
   const faults = drawFaults(random, n < MIGRATIONS / 5);
+  const exported = n % EXPORT_EVERY === 0 && existsSync("/dev/fuse");
+  if (!exported) random.below(3);
+  const mode = exported
+    ? "hybrid"
+    : ((["precopy", "hybrid", "postcopy"] as const)[random.below(3)] ?? "hybrid");
+  if (n < FROM) return;
   for (const { kind } of faults) tally.faults.set(kind, (tally.faults.get(kind) ?? 0) + 1);
   const created = await api.createSession({ name: `soak-${n}`, ticketTtlMs: 600_000 });
   const secret = randomBytes(32);
-  const exported = n % EXPORT_EVERY === 0 && existsSync("/dev/fuse");
   const task = async (role: Role, file: string): Promise<Task> => ({
     ticket: encodeTicket({
       ...created.relay,
@@ -206,25 +217,35 @@ async function migrate(scene: Scene, n: number, random: SeededRandom, tally: Tal
     bytes: REGION_BYTES,
     stateDirectory: stage.file(`state-${role}`),
     exportDirectory: exported ? await stage.folder(`mount-${role}`) : undefined,
-    mode: exported
-      ? "hybrid"
-      : ((["precopy", "hybrid", "postcopy"] as const)[random.below(3)] ?? "hybrid"),
+    mode,
     seed: SEED * 1_000_003 + n,
   });
   peers.seeder.order({ order: "migrate", task: await task("seeder", "source") });
   peers.leecher.order({ order: "migrate", task: await task("leecher", `copy-${n}`) });
   const id = Buffer.from(created.id).toString("hex");
+  const told = `migration ${n} of seed ${SEED} (${mode}, ${JSON.stringify(faults)})`;
+  let over: string | undefined;
+  const outcomeOf = async (role: Role): Promise<Outcome> => {
+    const { outcome } = await peers[role].next("outcome");
+    over = `the ${role} is over: ${[outcome.error, ...outcome.events].join("\n")}`;
+    return outcome;
+  };
   const [seeder, leecher] = await Promise.all([
-    peers.seeder.next("outcome"),
-    peers.leecher.next("outcome"),
+    outcomeOf("seeder"),
+    outcomeOf("leecher"),
     inject(scene, faults, id),
-  ]).then(([one, other]) => [one.outcome, other.outcome] as const);
+  ]).catch((cause: unknown) => {
+    const phases = `seeder: ${peers.seeder.phases}; leecher: ${peers.leecher.phases}`;
+    throw new Error(`${told}: ${String(cause)}; ${phases}; ${over ?? "neither is over"}`, {
+      cause,
+    });
+  });
   const { authority } = await api.getSession(id);
   const wrong = judge(seeder, leecher, authority?.holder);
   if (wrong.length > 0) {
     throw new Error(
       [
-        `migration ${n} of seed ${SEED} (${JSON.stringify(faults)}): ${wrong.join("; ")}`,
+        `${told}: ${wrong.join("; ")}`,
         `seeder: ${seeder.error}`,
         ...seeder.events,
         `leecher: ${leecher.error}`,
@@ -335,7 +356,7 @@ test(`${MIGRATIONS} migrations in a row, with faults, leave one owner each time 
     for (const role of ["seeder", "leecher"] as const) await peers[role].next("ready");
     for (let n = 0; n < MIGRATIONS; n++) {
       await migrate(scene, n, random, tally);
-      samples.push(await sample(scene));
+      if (n >= FROM) samples.push(await sample(scene));
       if (n % 50 === 49) console.log(progress(n + 1, startedAtMs));
     }
     console.log(summary(samples, tally, startedAtMs));

@@ -215,6 +215,10 @@ export class PathManager implements SessionPort {
     this.#options.session.reportMore?.({ ...more, path: this.linkKind });
   }
 
+  get terms(): SessionPort["terms"] {
+    return this.#options.session.terms;
+  }
+
   get hold(): SessionPort["hold"] {
     return this.#options.session.hold;
   }

@@ -136,6 +136,23 @@ test("judgeConvergence() always comes to an end", () => {
   );
 });
 
+test("judgeConvergence() hands over after as many rounds as the operator allows", () => {
+  const measurement = {
+    round: 3,
+    remainingBytes: 50e6,
+    previousRemainingBytes: 500e6,
+    sendBytesPerS: 1e6,
+    rttMs: 20,
+  };
+  const policy = { downtimeBudgetMs: 300 };
+  expect(judgeConvergence(measurement, { ...policy, mode: "precopy" })).toBe("continue");
+  expect(judgeConvergence(measurement, { ...policy, mode: "precopy", roundsMax: 3 })).toBe("force");
+  expect(judgeConvergence(measurement, { ...policy, mode: "hybrid" })).toBe("continue");
+  expect(judgeConvergence(measurement, { ...policy, mode: "hybrid", roundsMax: 3 })).toBe(
+    "finalize",
+  );
+});
+
 // The heart of pre-copy at the destination: whatever order copies and dirty sets come in, what counts as ready is
 // the source's last state. A copy is tagged with the epoch in which it was read; a dirty set closes an epoch.
 test("ChunkReceiver counts a chunk as ready only in the source's last state", async () => {

@@ -11,7 +11,7 @@ import { API_SCOPES, type ApiScope } from "../../../relay/db/schema.ts";
 import { createSessionStore, type DatabaseSessionStore } from "../../../relay/db/session-store.ts";
 import { createLog } from "../../../relay/log.ts";
 import { createMetrics } from "../../../relay/metrics.ts";
-import type { Command } from "../../../relay/protocol/frame.ts";
+import type { Command, SessionTerms } from "../../../relay/protocol/frame.ts";
 import { toHex } from "../../../relay/protocol/bytes.ts";
 import { RelayNode } from "../../../relay/relay-node.ts";
 import { createSecretBox } from "../../../relay/secret-box.ts";
@@ -50,6 +50,12 @@ export class FakeSwitchboard {
   renewPairing(): boolean {
     this.renewed++;
     return true;
+  }
+
+  readonly terms = new Map<string, SessionTerms>();
+
+  setTerms(sessionId: string, terms: SessionTerms): void {
+    this.terms.set(sessionId, terms);
   }
 
   setBytesPerS(sessionId: string, bytesPerS: number): void {

@@ -296,3 +296,16 @@ test("actorOf() names the key by what may be shown of it", async () => {
     { projectId: "another", actor: "key:abcdef", remoteAddress: "unknown", requestId: "request-1" },
   ]);
 });
+
+test.each(["/v1/orders?peerId=%00", "/v1/sessions?q=a%0ab", "/v1/audit?action=%7f"])(
+  "%s: control characters in a query are refused before anybody looks for them",
+  async (path) => {
+    const response = await harness.ask(key, "GET", path);
+    expect(response.status).toBe(422);
+    expect(await response.json()).toMatchObject({ code: "REQUEST_INVALID" });
+  },
+);
+
+test("nothing has a name with a zero character in it", async () => {
+  expect((await harness.ask(key, "GET", "/v1/peers/%00")).status).toBe(404);
+});

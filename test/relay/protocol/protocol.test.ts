@@ -120,6 +120,14 @@ const frame: fc.Arbitrary<Frame> = fc.oneof(
     bytesPerS: fc.maxSafeNat(),
     retryInMs: u32,
   }),
+  fc.record({
+    kind: fc.constant("terms" as const),
+    terms: fc.record({
+      mode: fc.constantFrom(undefined, "live" as const, "precopy" as const),
+      downtimeTargetMs: u32,
+      maxRounds: u32,
+    }),
+  }),
   fc.record({ kind: fc.constant("error" as const), code, retryable: fc.boolean(), message: text }),
   fc.record({
     kind: fc.constant("discovery" as const),

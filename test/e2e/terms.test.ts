@@ -1,0 +1,154 @@
+/**
+ * What an operator wants of a session, through the API, against real peers: how it hands over, and until when.
+ */
+import { randomBytes } from "node:crypto";
+import { afterAll, beforeAll, describe, expect, test } from "vitest";
+
+import { fromBase64Url } from "../../relay/protocol/bytes.ts";
+import { encodeTicket } from "../../relay/protocol/ticket.ts";
+import { requireMount } from "../native/support/exports.ts";
+import { skipUnless } from "../support/requires.ts";
+import { makeFile } from "./files.ts";
+import { eventually, Stage, text, type TestRelay } from "./harness.ts";
+import type { Program } from "./program.ts";
+import { Rest, type Body } from "./rest.ts";
+
+let stage: Stage;
+let relay: TestRelay;
+let rest: Rest;
+
+beforeAll(async () => {
+  stage = await Stage.open();
+  relay = await stage.relay();
+  rest = new Rest(relay);
+  await makeFile(stage.file("source"), 8 << 20);
+});
+afterAll(() => stage[Symbol.asyncDispose]());
+
+interface Joined {
+  readonly id: string;
+  readonly seeder: Program;
+  readonly leecher: Program;
+}
+
+let count = 0;
+
+/** Both peers with tickets of a session that the API made. */
+async function joined(
+  wanted: Body,
+  {
+    seed = [],
+    leech = [],
+  }: { readonly seed?: readonly string[]; readonly leech?: readonly string[] } = {},
+): Promise<Joined> {
+  const made = await rest.post("/v1/sessions", wanted);
+  const [session, tickets, place] = [made["session"], made["tickets"], made["relay"]] as Body[];
+  const id = text(session, "id");
+  const common = {
+    relayUrl: text(place, "url"),
+    certificateHashes: ((place ?? {})["certificateHashes"] as string[]).map((hash) =>
+      Buffer.from(hash, "hex"),
+    ),
+    sessionId: Buffer.from(id, "hex"),
+    secret: randomBytes(32),
+  };
+  const ticket = (role: "seeder" | "leecher"): string =>
+    encodeTicket({ ...common, role, token: fromBase64Url(text(tickets?.[role] as Body, "token")) });
+  const copy = stage.file(`copy-${count++}`);
+  const path = ["--path", "relay", "--json"];
+  const seeder = stage.memferry(
+    "the seeder",
+    ["seed", "--file", stage.file("source"), "--join", "-", ...path, ...seed],
+    {
+      input: `${ticket("seeder")}\n`,
+      // Who has a ticket needs no key.
+      environment: { XDG_CONFIG_HOME: stage.file("nowhere") },
+    },
+  );
+  const leecher = stage.leech(ticket("leecher"), ["--file", copy, ...leech]);
+  return { id, seeder, leecher };
+}
+
+async function reaches(id: string, state: string): Promise<void> {
+  await expect
+    .poll(async () => (await rest.get(`/v1/sessions/${id}`))["state"], { timeout: 60_000 })
+    .toBe(state);
+}
+
+describe("a deadline", () => {
+  test("cancels: the workload stays at the source, and both peers say why", async () => {
+    const { id, seeder, leecher } = await joined(
+      { limits: { deadlineMs: 1_000 }, policy: { onDeadline: "cancel" } },
+      { leech: ["--finalize", "manual"] },
+    );
+    await Promise.all([seeder.expectExit(1), leecher.expectExit(1)]);
+    for (const peer of [seeder, leecher])
+      expect(text(peer.last("error"), "message")).toContain("deadline");
+    const events = (await rest.get(`/v1/sessions/${id}/events`))["items"] as Body[];
+    expect(events.map((event) => event["type"])).toContain("deadlinePassed");
+    expect(await rest.get(`/v1/sessions/${id}`)).toMatchObject({ state: "cancelled" });
+  });
+
+  test("finalizes, also one that was set while the copying went on", async () => {
+    const { id, seeder, leecher } = await joined({}, { leech: ["--finalize", "manual"] });
+    await reaches(id, "precopy");
+    await rest.patch(`/v1/sessions/${id}`, {
+      limits: { deadlineMs: 1_000 },
+      policy: { onDeadline: "finalize" },
+    });
+    await Promise.all([seeder.expectExit(0), leecher.expectExit(0)]);
+    expect(await rest.get(`/v1/sessions/${id}`)).toMatchObject({ state: "done" });
+  });
+
+  test("does nothing to a session that is paused until it goes on", async () => {
+    const { id, seeder, leecher } = await joined(
+      { limits: { deadlineMs: 1_000 }, policy: { onDeadline: "finalize" } },
+      { leech: ["--finalize", "manual"] },
+    );
+    await reaches(id, "precopy");
+    await rest.post(`/v1/sessions/${id}:pause`, {});
+    await new Promise((resolve) => setTimeout(resolve, 5_000));
+    expect(await rest.get(`/v1/sessions/${id}`)).toMatchObject({ state: "paused" });
+    await rest.post(`/v1/sessions/${id}:resume`, {});
+    await Promise.all([seeder.expectExit(0, 90_000), leecher.expectExit(0, 90_000)]);
+  });
+});
+
+test("mode precopy: nothing is handed over before all of it is there, whatever the leecher was started with", async (ctx) => {
+  skipUnless(ctx, requireMount());
+  const { seeder, leecher } = await joined(
+    { mode: "precopy" },
+    { leech: ["--mode", "postcopy", "--export", `fuse:${stage.file("mount")}`] },
+  );
+  await seeder.expectExit(0);
+  // Post-copy has no rounds: it hands over as soon as it is told that writes are tracked.
+  expect(leecher.all("round").length).toBeGreaterThan(0);
+  leecher.kill("SIGINT");
+  await leecher.expectExit(0);
+});
+
+test("a longer downtime that is allowed meanwhile, and fewer rounds, end a migration that does not converge", async (ctx) => {
+  skipUnless(ctx, requireMount());
+  const at = stage.file("hot");
+  const { id, seeder, leecher } = await joined(
+    { mode: "precopy", limits: { downtimeTargetMs: 1, bytesPerS: 4 << 20 } },
+    { seed: ["--export", `fuse:${at}`] },
+  );
+  await seeder.waitFor("joins");
+  // Every chunk of it, again and again: more than is sent meanwhile.
+  const writer = stage.start({
+    name: "the writer",
+    command: "sh",
+    args: [
+      "-c",
+      `while dd if=/dev/urandom of=${at}/source bs=1M count=8 conv=notrunc,fsync status=none; do sleep 0.3; done`,
+    ],
+    environment: stage.environment(),
+  });
+  await eventually(() => leecher.all("round").length >= 3, 90_000);
+  expect(leecher.last("phase")).toMatchObject({ phase: "precopy" });
+  await rest.patch(`/v1/sessions/${id}`, { limits: { maxRounds: 1 } });
+  await Promise.all([seeder.expectExit(0, 90_000), leecher.expectExit(0, 90_000)]);
+  expect(leecher.last("round")).toMatchObject({ verdict: "force" });
+  await writer.waitForExit();
+});
