@@ -491,7 +491,7 @@ function positioned(
 }
 
 /** When a deadline that was not met is looked at again. */
-const DEADLINE_RETRY_MS = 30_000;
+const DEADLINE_RETRY_MS = 5_000;
 
 /**
  * Sessions whose deadline has passed. Each is given once to whoever asks, and again after a while to the next, until

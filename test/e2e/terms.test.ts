@@ -39,7 +39,13 @@ async function joined(
   {
     seed = [],
     leech = [],
-  }: { readonly seed?: readonly string[]; readonly leech?: readonly string[] } = {},
+    meanwhile = () => Promise.resolve(),
+  }: {
+    readonly seed?: readonly string[];
+    readonly leech?: readonly string[];
+    /** Before the destination comes. */
+    readonly meanwhile?: (seeder: Program) => Promise<void>;
+  } = {},
 ): Promise<Joined> {
   const made = await rest.post("/v1/sessions", wanted);
   const [session, tickets, place] = [made["session"], made["tickets"], made["relay"]] as Body[];
@@ -65,6 +71,7 @@ async function joined(
       environment: { XDG_CONFIG_HOME: stage.file("nowhere") },
     },
   );
+  await meanwhile(seeder);
   const leecher = stage.leech(ticket("leecher"), ["--file", copy, ...leech]);
   return { id, seeder, leecher };
 }
@@ -84,7 +91,7 @@ describe("a deadline", () => {
     await Promise.all([seeder.expectExit(1), leecher.expectExit(1)]);
     for (const peer of [seeder, leecher])
       expect(text(peer.last("error"), "message")).toContain("deadline");
-    const events = (await rest.get(`/v1/sessions/${id}/events`))["items"] as Body[];
+    const events = (await rest.get(`/v1/sessions/${id}/events`))["events"] as Body[];
     expect(events.map((event) => event["type"])).toContain("deadlinePassed");
     expect(await rest.get(`/v1/sessions/${id}`)).toMatchObject({ state: "cancelled" });
   });
@@ -123,32 +130,39 @@ test("mode precopy: nothing is handed over before all of it is there, whatever t
   await seeder.expectExit(0);
   // Post-copy has no rounds: it hands over as soon as it is told that writes are tracked.
   expect(leecher.all("round").length).toBeGreaterThan(0);
+  await leecher.waitFor("serving");
   leecher.kill("SIGINT");
   await leecher.expectExit(0);
 });
 
-test("a longer downtime that is allowed meanwhile, and fewer rounds, end a migration that does not converge", async (ctx) => {
+test("fewer rounds, said meanwhile, end a migration that does not converge", async (ctx) => {
   skipUnless(ctx, requireMount());
   const at = stage.file("hot");
+  const hot = `${at}/source`;
+  const limits = { downtimeTargetMs: 1, bytesPerS: 4 << 20 };
+  let writer: Program | undefined;
   const { id, seeder, leecher } = await joined(
-    { mode: "precopy", limits: { downtimeTargetMs: 1, bytesPerS: 4 << 20 } },
-    { seed: ["--export", `fuse:${at}`] },
+    { mode: "precopy", limits },
+    {
+      seed: ["--export", `fuse:${at}`],
+      meanwhile: async (seeding) => {
+        await seeding.waitFor("joins");
+        // Every chunk of it, again and again: more than is sent meanwhile.
+        const dd = `dd if=/dev/urandom of=${hot} bs=64k count=128 conv=notrunc oflag=direct status=none`;
+        writer = stage.start({
+          name: "the writer",
+          command: "sh",
+          args: ["-c", `while ${dd}; do echo '{"event":"written"}'; done`],
+          environment: stage.environment(),
+        });
+        await writer.waitFor("written");
+      },
+    },
   );
-  await seeder.waitFor("joins");
-  // Every chunk of it, again and again: more than is sent meanwhile.
-  const writer = stage.start({
-    name: "the writer",
-    command: "sh",
-    args: [
-      "-c",
-      `while dd if=/dev/urandom of=${at}/source bs=1M count=8 conv=notrunc,fsync status=none; do sleep 0.3; done`,
-    ],
-    environment: stage.environment(),
-  });
   await eventually(() => leecher.all("round").length >= 3, 90_000);
   expect(leecher.last("phase")).toMatchObject({ phase: "precopy" });
-  await rest.patch(`/v1/sessions/${id}`, { limits: { maxRounds: 1 } });
+  await rest.patch(`/v1/sessions/${id}`, { limits: { ...limits, maxRounds: 1 } });
   await Promise.all([seeder.expectExit(0, 90_000), leecher.expectExit(0, 90_000)]);
   expect(leecher.last("round")).toMatchObject({ verdict: "force" });
-  await writer.waitForExit();
+  await writer?.waitForExit();
 });

@@ -195,7 +195,6 @@ async function migrate(scene: Scene, n: number, random: SeededRandom, tally: Tal
   // The relay must stay the same process where its memory is compared.
   const faults = drawFaults(random, n < MIGRATIONS / 5);
   const exported = n % EXPORT_EVERY === 0 && existsSync("/dev/fuse");
-  if (!exported) random.below(3);
   const mode = exported
     ? "hybrid"
     : ((["precopy", "hybrid", "postcopy"] as const)[random.below(3)] ?? "hybrid");
@@ -361,7 +360,8 @@ test(`${MIGRATIONS} migrations in a row, with faults, leave one owner each time 
     }
     console.log(summary(samples, tally, startedAtMs));
     expect(leftovers(stage)).toEqual({ files: [], temporary: [], states: [], mounts: [] });
-    expect(namespaces()).toEqual(namespacesBefore);
+    // Another test's may have gone meanwhile.
+    expect(namespaces().filter((name) => !namespacesBefore.includes(name))).toEqual([]);
     for (const column of COLUMNS) {
       const [early, late] = medians(samples, column);
       expect(late, column).toBeLessThanOrEqual(LIMITS[column](early));
