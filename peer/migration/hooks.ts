@@ -26,3 +26,14 @@ export async function runHook(
     return false;
   }
 }
+
+/** Starts the workload again where it was. */
+export async function rollBackHook({
+  hooks,
+  onEvent,
+}: {
+  readonly hooks?: { readonly onRollback?: Hook };
+  readonly onEvent?: OnMigrationEvent;
+}): Promise<void> {
+  await runHook("--on-rollback", hooks?.onRollback, onEvent, ": start the workload by hand");
+}

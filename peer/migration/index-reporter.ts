@@ -34,7 +34,7 @@ export class IndexReporter {
 
   /** Sends what is new. One checkpoint runs at a time; a lost connection leaves the rest for the next. */
   checkpoint(epoch: number, root?: Uint8Array): Promise<void> {
-    this.#busy = this.#busy.then(() => this.#send(epoch, root));
+    this.#busy = this.#busy.catch(() => undefined).then(() => this.#send(epoch, root));
     return this.#busy;
   }
 

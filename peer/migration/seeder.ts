@@ -14,7 +14,6 @@
  *
  * @module
  */
-import { toHex } from "../../relay/protocol/bytes.ts";
 import { messageOf } from "../../relay/protocol/errors.ts";
 import { gaveUp, isTransient, MigrationError, publicReason } from "../errors.ts";
 import { ChunkSet } from "./bitmap.ts";
@@ -23,8 +22,7 @@ import type { ChunkSender } from "./chunk-sender.ts";
 import type { LinkKind } from "../../relay/protocol/stream.ts";
 import type { MigrationOutcome, MigrationProgress, MigrationTotals, Phase } from "./events.ts";
 import { OWN_FEATURES, warmUpHandshake } from "./handshake.ts";
-import { runHook } from "./hooks.ts";
-import { regionProgress } from "./region-progress.ts";
+import { rollBackHook, runHook } from "./hooks.ts";
 import { DirtyHistory } from "./dirty-history.ts";
 import { IndexReporter } from "./index-reporter.ts";
 import { sleep } from "../sleep.ts";
@@ -43,6 +41,9 @@ import { RateMeter } from "./rate-meter.ts";
 import { Schedule } from "./schedule.ts";
 import { SeederJournal, type Finalized } from "./seeder-journal.ts";
 import type { SeederOptions } from "./seeder-options.ts";
+import { RELEASE_UNCONFIRMED, type Confirmed } from "./seeder-ending.ts";
+import { progressOfSource, totalsOfSource } from "./seeder-numbers.ts";
+import { sayDirty } from "./seeder-talk.ts";
 import { SeederStart, type Begun } from "./seeder-start.ts";
 import { giveBack, hasMoved, type Ownership } from "./session-port.ts";
 
@@ -76,6 +77,9 @@ export class Seeder {
   /** What ended it; set once. */
   #outcome: MigrationOutcome | undefined;
   #channel: Channel | undefined;
+  /** The destination's word that it has everything. */
+  #confirmed: Confirmed | undefined;
+  #releasing: Promise<void> | undefined;
   #wireBytes = 0;
   #startedAtMs = 0;
   #suspendedAtMs = 0;
@@ -114,22 +118,13 @@ export class Seeder {
   }
 
   progress(): MigrationProgress {
-    const { region } = this.#options;
-    const begun = this.#phase !== "joined" && this.#phase !== "tracking";
-    return {
+    return progressOfSource(this.#options.region, this.#schedule, {
       phase: this.#phase,
       round: this.#round,
-      bytesTotal: region.bytes,
-      bytesSent: this.#sentRate.total,
-      bytesReady: begun ? Math.max(0, region.bytes - this.#schedule.size * region.chunkBytes) : 0,
+      sent: this.#sentRate,
       bytesWire: this.#wireBytes + (this.#channel?.wireBytes() ?? 0),
-      bytesPerS: this.#sentRate.bytesPerS,
       dirtyBytesPerS: this.#history.dirtyBytesPerS,
-      rttMs: 0,
-      regions: regionProgress(region.regions, region.chunkBytes, (slice) =>
-        begun ? this.#schedule.count(slice) : slice.chunkCount,
-      ),
-    };
+    });
   }
 
   /**
@@ -179,7 +174,7 @@ export class Seeder {
   ownershipChanged(ownership: Ownership): void {
     if (ownership.owner === "leecher") {
       this.#becomeCommitted();
-      if (ownership.state === "done") this.#endUnconfirmed();
+      if (ownership.state === "done") this.#endWithoutChannel();
     } else if (ownership.state === "cancelled" || ownership.state === "failed") {
       const why = ownership.reason === "" ? "the session was cancelled" : ownership.reason;
       this.#end({ error: new MigrationError("CANCELLED", why) });
@@ -219,18 +214,16 @@ export class Seeder {
   /** The workload was being stopped and nobody was told that it stands: it goes on here. */
   async #startAgain(): Promise<void> {
     this.#options.dirty.thaw();
-    await this.#rollBackHook();
+    await rollBackHook(this.#options);
     await this.#journal.record("tracking");
-  }
-
-  async #rollBackHook(): Promise<void> {
-    const { hooks, onEvent } = this.#options;
-    await runHook("--on-rollback", hooks?.onRollback, onEvent, ": start the workload by hand");
   }
 
   async #serveChannels(): Promise<void> {
     let failures = 0;
     while (!this.#over.signal.aborted) {
+      // What the relay said while there was a channel may be all that will ever be said.
+      this.ownershipChanged(this.#options.session.ownership);
+      if (this.#releasing !== undefined) return await this.#releasing;
       const network = await this.#options.session
         .pairing(this.#over.signal)
         .catch((error: unknown) => {
@@ -377,16 +370,15 @@ export class Seeder {
     }
   }
 
-  async #sendDirty(channel: Channel, epoch: number, dirty: ChunkSet): Promise<void> {
-    for (const page of dirty.pages()) await channel.control.send({ kind: "dirty", epoch, ...page });
-    if (epoch === this.#finalized?.epoch) return;
-    await channel.control.send({
-      kind: "round",
-      round: this.#round,
-      epoch,
-      dirtyChunks: dirty.size,
-      dirtyBytesPerS: this.#history.dirtyBytesPerS,
-    });
+  /** Without the end of a round for the last one, which `finalized` ends. */
+  #sendDirty(channel: Channel, epoch: number, dirty: ChunkSet): Promise<void> {
+    const { dirtyBytesPerS } = this.#history;
+    const isLast = epoch === this.#finalized?.epoch;
+    return sayDirty(
+      channel,
+      { epoch, dirty },
+      isLast ? undefined : { round: this.#round, dirtyBytesPerS },
+    );
   }
 
   /** Closes an epoch each time everything is sent, until the last one is closed by `finalize`. */
@@ -517,45 +509,52 @@ export class Seeder {
 
   async #done(channel: Channel, theirs: Uint8Array): Promise<void> {
     if (!this.#committed) throw new MigrationError("MESSAGE_UNEXPECTED", "done before the commit");
-    const { region, hooks, onEvent } = this.#options;
+    const { region } = this.#options;
     const ours = await wholeRoot(this.#manifest, region, this.#history.epoch);
     requireEqualRoots(ours, theirs);
     requireEqualRoots(ours, this.#finalized?.root);
     const recorded = await this.#journal.recordLater("released");
+    this.#confirmed ??= { root: ours, recorded, path: channel.linkKind };
     await channel.control.send({ kind: "released" });
     await this.#index.checkpoint(this.#history.epoch, ours);
-    const wireBytes = this.#wireBytes + channel.wireBytes();
-    // A process after this one would serve an image that the hook may have deleted.
-    if (recorded) await runHook("--on-release", hooks?.onRelease, onEvent);
-    this.#conclude(ours, wireBytes, channel.linkKind);
+    await this.#release(this.#confirmed, this.#wireBytes + channel.wireBytes());
+  }
+
+  /** The destination has everything, and has heard so. */
+  #release({ root, recorded, path }: Confirmed, wireBytes: number): Promise<void> {
+    const { hooks, onEvent } = this.#options;
+    return (this.#releasing ??= (async () => {
+      // A process after this one would serve an image that the hook may have deleted.
+      if (recorded) await runHook("--on-release", hooks?.onRelease, onEvent);
+      this.#conclude(root, wireBytes, path);
+    })());
   }
 
   /**
-   * The relay says that the destination has everything, but its own word was never heard here. Nothing more will be
-   * asked of this side; the image is not given up on the relay's word alone.
+   * The relay says that the destination has everything, and nothing more will be asked of this side. If the destination
+   * did not say so itself, the image is not given up on the relay's word alone.
    */
-  #endUnconfirmed(): void {
+  #endWithoutChannel(): void {
     if (this.#outcome !== undefined || this.#channel !== undefined) return;
-    this.#options.onEvent?.({
-      event: "warning",
-      code: "RELEASE_UNCONFIRMED",
-      message:
-        "the relay says that the destination has everything; it did not say so itself, so the image here is kept",
-    });
+    if (this.#confirmed !== undefined) {
+      this.#release(this.#confirmed, this.#wireBytes).catch((error: unknown) =>
+        this.#end({ error }),
+      );
+      return;
+    }
+    this.#options.onEvent?.(RELEASE_UNCONFIRMED);
     this.#conclude(this.#finalized?.root, this.#wireBytes, "memory");
   }
 
   #conclude(root: Uint8Array | undefined, bytesWire: number, path: LinkKind): void {
-    const totals: MigrationTotals = {
+    const totals = totalsOfSource({
+      progress: { ...this.progress(), bytesWire },
       downtimeMs: this.#suspendedForMs,
-      totalMs: performance.now() - this.#startedAtMs,
-      bytesTotal: this.#options.region.bytes,
-      bytesWire,
-      rounds: this.#round + ((this.#finalized?.dirtyChunks ?? 0) > 0 ? 1 : 0),
+      startedAtMs: this.#startedAtMs,
+      lastDirtyChunks: this.#finalized?.dirtyChunks ?? 0,
       path,
-      rootHash: root === undefined ? "" : toHex(root),
-      refetchedChunks: 0,
-    };
+      root,
+    });
     this.#setPhase("done");
     this.#options.onEvent?.({ event: "done", ...totals });
     this.#end({ totals });
@@ -577,7 +576,7 @@ export class Seeder {
     // A suspend that is still under way must not freeze what is thawed here.
     await this.#suspending?.catch(() => undefined);
     dirty.thaw();
-    if (this.#suspended) await this.#rollBackHook();
+    if (this.#suspended) await rollBackHook(this.#options);
     await this.#journal.recordLater("rolledBack");
     this.#setPhase("cancelled", reason);
   }

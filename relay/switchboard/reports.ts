@@ -11,6 +11,9 @@ import type { SessionRecords } from "./record-lane.ts";
 import type { Member, Room } from "./room.ts";
 import type { JoinedSession, SessionStore } from "./session-store.ts";
 
+/** Progress reaches the database at most this often; the API shows what is in memory. */
+export const PROGRESS_SAVE_INTERVAL_MS = 5_000;
+
 /** Writes an event of the session down. */
 export type Note = (
   type: string,

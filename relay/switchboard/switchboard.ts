@@ -43,6 +43,7 @@ import type { LiveSession, PeerDiscovery } from "./live.ts";
 import { COMMANDED, PHASES_OF } from "./roles.ts";
 import { SessionRecords } from "./record-lane.ts";
 import {
+  PROGRESS_SAVE_INTERVAL_MS,
   learned,
   progressed,
   saveProgress,
@@ -55,9 +56,6 @@ import { TokenBucket } from "../token-bucket.ts";
 import type { JoinedSession, SessionStore } from "./session-store.ts";
 
 export type { LiveSession, PeerDiscovery } from "./live.ts";
-
-/** Progress reaches the database at most this often; the API shows what is in memory. */
-const PROGRESS_SAVE_INTERVAL_MS = 5_000;
 
 export interface SwitchboardOptions {
   readonly store: SessionStore;
@@ -558,6 +556,8 @@ export class Switchboard {
       lasting: true,
       write: async () => {
         await this.#options.store.setState(room.sessionId, { by: member.role, state, reason });
+        // To a source that has lost the way to a destination which will not come again.
+        if (state === "done") await this.announce(room.sessionId);
         this.#changed(room);
       },
       onRefused: fail,

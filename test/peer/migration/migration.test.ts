@@ -62,6 +62,8 @@ interface WorldOptions {
   readonly finalize?: LeecherOptions["finalize"];
   readonly hooks?: SeederHooks;
   readonly prepare?: (destination: Destination) => Promise<Destination>;
+  /** Before the source tells the relay's index anything. */
+  readonly onReport?: (ownership: () => SessionPort["ownership"]) => Promise<void>;
   readonly leecherSecret?: Uint8Array;
 }
 
@@ -160,6 +162,15 @@ async function makeWorld(options: WorldOptions): Promise<World> {
     seeder: await join("seeder", false),
     leecher: await join("leecher", false),
   };
+  const { onReport } = options;
+  if (onReport !== undefined) {
+    const { seeder } = processes;
+    const report = seeder.reportIndex;
+    seeder.reportIndex = async (frame) => {
+      await onReport(() => seeder.ownership);
+      return await report(frame);
+    };
+  }
   const makeSeeder = (): Seeder => {
     const seederOptions: SeederOptions = {
       session: processes.seeder,
@@ -595,3 +606,27 @@ for (const exported of [true, false]) {
     expect(Buffer.compare(world.source.memory, world.destination.memory)).toBe(0);
   });
 }
+
+test("a source that loses its channel after the relay said that all is done ends", async () => {
+  let released = 0;
+  let broken = false;
+  const world: World = await makeWorld({
+    bytes: 8 * CHUNK_BYTES,
+    hooks: {
+      onRelease: () => {
+        released++;
+        return Promise.resolve();
+      },
+    },
+    // The destination has heard the last word, and this side that it has; then the way to it breaks, and nobody will
+    // ever come by it again.
+    onReport: async (ownership) => {
+      if (broken || world.journals.seeder.record?.phase !== "released") return;
+      broken = true;
+      await vi.waitFor(() => expect(ownership().state).toBe("done"));
+      throw new MigrationError("PEER_LOST", "the connection broke");
+    },
+  });
+  await Promise.all([world.seeder.run(), world.leecher.run()]);
+  expect(released).toBe(1);
+});
