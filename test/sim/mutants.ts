@@ -166,7 +166,7 @@ export const MUTANTS: readonly Mutant[] = [
   ]),
   mutant("a rollback does not start the workload", [
     SEEDER,
-    "if (this.#suspended) await this.#rollBackHook();",
+    "if (this.#suspended) await rollBackHook(this.#options);",
     "",
   ]),
   mutant("a clean round is said once, though the leecher was started again", [
