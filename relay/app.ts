@@ -24,6 +24,7 @@ import { CONSOLE_MISSING, type Console } from "./api/console.ts";
 import { Changes } from "./api/changes.ts";
 import type { LiveAgents } from "./agents/hub.ts";
 import { limitRoutes } from "./api/limits.ts";
+import { migrationRoutes } from "./api/migrations.ts";
 import { orderRoutes } from "./api/orders.ts";
 import { peerRoutes } from "./api/peers.ts";
 import { StreamCount } from "./api/stream-count.ts";
@@ -188,6 +189,7 @@ export function createApp(dependencies: AppDependencies): App {
   app.route("/v1", eventRoutes({ ...dependencies, service, changes, streams }));
   app.route("/v1", peerRoutes({ ...dependencies }));
   app.route("/v1", orderRoutes({ ...dependencies, changes, limits }));
+  app.route("/v1", migrationRoutes({ ...dependencies, service, changes, limits }));
   app.route("/v1", limitRoutes({ ...dependencies, limits, streams }));
 
   app.route("/v1", relayRoutes({ database, relay: dependencies.relay }));

@@ -1,9 +1,9 @@
 /**
- * Migrations between enrolled peers, and the orders that both get for them.
+ * What enrolled peers are told to do, and migrations that are made by telling them.
  *
  * @module
  */
-import { createRoute, OpenAPIHono } from "@hono/zod-openapi";
+import { createRoute, OpenAPIHono, type z } from "@hono/zod-openapi";
 import type { Context } from "hono";
 
 import type { LiveAgents } from "../agents/hub.ts";
@@ -30,8 +30,8 @@ import {
   security,
 } from "./route-parts.ts";
 import {
-  orderedMigrationBodySchema,
-  orderedMigrationSchema,
+  type orderedMigrationBodySchema,
+  type orderedMigrationSchema,
   orderPageSchema,
   orderSchema,
   ordersQuerySchema,
@@ -45,26 +45,6 @@ export interface OrderRoutesOptions {
   readonly changes: Changes;
   readonly limits: RelayLimits;
 }
-
-const createMigration = createRoute({
-  method: "post",
-  path: "/migrations",
-  operationId: "createMigration",
-  summary: "Move regions from one enrolled peer to another",
-  description:
-    "Makes the migration with a session for each region, and orders both peers to take part. What a peer may do is allowed by its own configuration: an order that goes beyond it fails with a code.",
-  security,
-  middleware: [requireScope("sessions:write")] as const,
-  request: {
-    body: { required: true, content: { "application/json": { schema: orderedMigrationSchema } } },
-  },
-  responses: {
-    201: json("Made, and the peers have their orders.", orderedMigrationBodySchema),
-    404: problem("No such peer, or it does not offer this region."),
-    ...refusedBody,
-    ...denied,
-  },
-});
 
 const listOrders = createRoute({
   method: "get",
@@ -107,62 +87,9 @@ const cancelOrder = createRoute({
 });
 
 export function orderRoutes(options: OrderRoutesOptions): OpenAPIHono<AppEnv> {
-  const { database, agents, changes, limits } = options;
+  const { database, agents } = options;
   const app = new OpenAPIHono<AppEnv>({ defaultHook: refuseInvalid });
   const projectOf = (c: Context<AppEnv>): string => c.get("principal").projectId;
-
-  app.openapi(createMigration, async (c) => {
-    const request = c.req.valid("json");
-    const peers = projectPeers(database, projectOf(c));
-    const find = async (idOrName: string) => {
-      const row = await peers.find(idOrName);
-      if (row === undefined) throw new RelayError("NOT_FOUND", `there is no peer ${idOrName}`);
-      return row;
-    };
-    const to = await find(request.to);
-    const sources = [];
-    for (const one of Array.isArray(request.from) ? request.from : [request.from]) {
-      const [named = "", name = ""] =
-        typeof one === "string" ? one.split("/") : [one.peerId, one.region];
-      const peer = await find(named);
-      const region = await peers.region(peer.id, name);
-      if (region === undefined) {
-        throw new RelayError("NOT_FOUND", `${peer.name} offers no region ${name}`);
-      }
-      sources.push({ peer, region });
-    }
-    if (sources.some(({ peer }) => peer.id === to.id)) {
-      throw new RelayError("REQUEST_INVALID", "a region moves to another peer than it is at", {
-        details: { issues: [{ path: "to", message: "is where the region is already" }] },
-      });
-    }
-    const { name, labels = {}, consistency, orderTtlMs } = request;
-    const { mode, finalize, downtimeBudgetMs, directory, hooks } = request.options;
-    const made = await orderMigration(database, projectOf(c), {
-      by: actorOf(c),
-      createdBy: c.get("principal").prefix,
-      name: name ?? sources.map(({ region }) => region.name).join("+"),
-      labels,
-      consistency,
-      sources,
-      to,
-      orderTtlMs,
-      mode,
-      finalize,
-      downtimeBudgetMs,
-      directory,
-      export: request.options.export,
-      hooks,
-      bounds: limits,
-    });
-    for (const id of made.sessionIds) changes.publish(id);
-    for (const peerId of new Set(made.orders.map((order) => order.peerId))) agents.wake(peerId);
-    c.header("location", `/v1/migrations/${made.id}`);
-    return c.json(
-      { id: made.id, sessionIds: [...made.sessionIds], orders: made.orders.map(orderBody) },
-      201,
-    );
-  });
 
   app.openapi(listOrders, async (c) => {
     const { cursor, limit, peerId, sessionId, state } = c.req.valid("query");
@@ -225,4 +152,62 @@ function orderBody(row: OrderRow): OrderBody {
     expiresAt: row.expiresAt.toISOString(),
     endedAt: row.endedAt?.toISOString() ?? null,
   };
+}
+
+/**
+ * Makes a migration between enrolled peers, and orders both to take part.
+ *
+ * @throws RelayError `NOT_FOUND`, `REQUEST_INVALID`, `LIMIT_EXCEEDED`
+ */
+export async function orderPeers(
+  c: Context<AppEnv>,
+  request: z.infer<typeof orderedMigrationSchema>,
+  { database, agents, changes, limits }: OrderRoutesOptions,
+): Promise<z.infer<typeof orderedMigrationBodySchema>> {
+  const { projectId, prefix } = c.get("principal");
+  const peers = projectPeers(database, projectId);
+  const find = async (idOrName: string) => {
+    const row = await peers.find(idOrName);
+    if (row === undefined) throw new RelayError("NOT_FOUND", `there is no peer ${idOrName}`);
+    return row;
+  };
+  const to = await find(request.to);
+  const sources = [];
+  for (const one of Array.isArray(request.from) ? request.from : [request.from]) {
+    const [named = "", name = ""] =
+      typeof one === "string" ? one.split("/") : [one.peerId, one.region];
+    const peer = await find(named);
+    const region = await peers.region(peer.id, name);
+    if (region === undefined) {
+      throw new RelayError("NOT_FOUND", `${peer.name} offers no region ${name}`);
+    }
+    sources.push({ peer, region });
+  }
+  if (sources.some(({ peer }) => peer.id === to.id)) {
+    throw new RelayError("REQUEST_INVALID", "a region moves to another peer than it is at", {
+      details: { issues: [{ path: "to", message: "is where the region is already" }] },
+    });
+  }
+  const { name, labels = {}, consistency, orderTtlMs } = request;
+  const { mode, finalize, downtimeBudgetMs, directory, hooks } = request.options;
+  const made = await orderMigration(database, projectId, {
+    by: actorOf(c),
+    createdBy: prefix,
+    name: name ?? sources.map(({ region }) => region.name).join("+"),
+    labels,
+    consistency,
+    sources,
+    to,
+    orderTtlMs,
+    mode,
+    finalize,
+    downtimeBudgetMs,
+    directory,
+    export: request.options.export,
+    hooks,
+    bounds: limits,
+  });
+  for (const id of made.sessionIds) changes.publish(id);
+  for (const peerId of new Set(made.orders.map((order) => order.peerId))) agents.wake(peerId);
+  return { id: made.id, sessionIds: [...made.sessionIds], orders: made.orders.map(orderBody) };
 }

@@ -33,33 +33,37 @@ interface Joined {
 
 let count = 0;
 
+interface JoinOptions {
+  readonly seed?: readonly string[];
+  readonly leech?: readonly string[];
+  /** Before the destination comes. */
+  readonly meanwhile?: (seeder: Program) => Promise<void>;
+}
+
 /** Both peers with tickets of a session that the API made. */
-async function joined(
-  wanted: Body,
-  {
-    seed = [],
-    leech = [],
-    meanwhile = () => Promise.resolve(),
-  }: {
-    readonly seed?: readonly string[];
-    readonly leech?: readonly string[];
-    /** Before the destination comes. */
-    readonly meanwhile?: (seeder: Program) => Promise<void>;
-  } = {},
+async function joined(wanted: Body, options: JoinOptions = {}): Promise<Joined> {
+  const { session, tickets, relay: place } = await rest.post("/v1/sessions", wanted);
+  return await peersOf({ session, tickets }, place, options);
+}
+
+async function peersOf(
+  { session, tickets }: Body,
+  place: unknown,
+  { seed = [], leech = [], meanwhile = () => Promise.resolve() }: JoinOptions,
 ): Promise<Joined> {
-  const made = await rest.post("/v1/sessions", wanted);
-  const [session, tickets, place] = [made["session"], made["tickets"], made["relay"]] as Body[];
-  const id = text(session, "id");
+  const id = text(session as Body, "id");
+  const relayed = place as Body;
+  const hashes = relayed["certificateHashes"] as string[];
   const common = {
-    relayUrl: text(place, "url"),
-    certificateHashes: ((place ?? {})["certificateHashes"] as string[]).map((hash) =>
-      Buffer.from(hash, "hex"),
-    ),
+    relayUrl: text(relayed, "url"),
+    certificateHashes: hashes.map((hash) => Buffer.from(hash, "hex")),
     sessionId: Buffer.from(id, "hex"),
     secret: randomBytes(32),
   };
-  const ticket = (role: "seeder" | "leecher"): string =>
-    encodeTicket({ ...common, role, token: fromBase64Url(text(tickets?.[role] as Body, "token")) });
+  const ticket = (role: "seeder" | "leecher"): string => {
+    const token = fromBase64Url(text((tickets as Body)[role] as Body, "token"));
+    return encodeTicket({ ...common, role, token });
+  };
   const copy = stage.file(`copy-${count++}`);
   const path = ["--path", "relay", "--json"];
   const seeder = stage.memferry(
@@ -165,4 +169,56 @@ test("fewer rounds, said meanwhile, end a migration that does not converge", asy
   await Promise.all([seeder.expectExit(0, 90_000), leecher.expectExit(0, 90_000)]);
   expect(leecher.last("round")).toMatchObject({ verdict: "force" });
   await writer?.waitForExit();
+});
+
+describe("a group", () => {
+  async function group(): Promise<{ readonly id: string; readonly members: readonly Joined[] }> {
+    const made = await rest.post("/v1/migrations", {
+      sessions: [{ name: "ram" }, { name: "disk" }],
+    });
+    const members: Joined[] = [];
+    for (const [k, one] of (made["sessions"] as Body[]).entries()) {
+      const file = stage.file(`member-${count}-${k}`);
+      await makeFile(file, 1 << 20);
+      members.push(
+        await peersOf(one, made["relay"], {
+          seed: ["--file", file],
+          leech: ["--finalize", "manual"],
+        }),
+      );
+    }
+    return { id: text(made, "id"), members };
+  }
+
+  test("is handed over as one, once all of it can be", async () => {
+    const { id, members } = await group();
+    for (const member of members) await reaches(member.id, "precopy");
+    await rest.post(`/v1/migrations/${id}:finalize`, {});
+    for (const { seeder, leecher } of members) {
+      await Promise.all([seeder.expectExit(0), leecher.expectExit(0)]);
+    }
+    const shown = await rest.get(`/v1/migrations/${id}`);
+    expect(shown).toMatchObject({ state: "done", allowedActions: [], progress: { percent: 100 } });
+    expect(Number(shown["downtimeMs"])).toBeGreaterThan(0);
+  });
+
+  test("is not handed over while one of it cannot be, and can be cancelled", async () => {
+    const { id, members } = await group();
+    const [first, second] = members;
+    if (first === undefined || second === undefined) throw new Error("two were made");
+    for (const member of members) await reaches(member.id, "precopy");
+    second.leecher.kill("SIGKILL");
+    await second.leecher.waitForExit();
+    await reaches(second.id, "paused");
+    const refused = await rest.ask("POST", `/v1/migrations/${id}:finalize`, {});
+    expect(refused.status).toBe(409);
+    expect(await rest.get(`/v1/sessions/${first.id}`)).toMatchObject({ state: "precopy" });
+    await rest.post(`/v1/migrations/${id}:cancel`, {});
+    await Promise.all([
+      first.seeder.expectExit(1),
+      first.leecher.expectExit(1),
+      second.seeder.expectExit(1),
+    ]);
+    expect(await rest.get(`/v1/migrations/${id}`)).toMatchObject({ state: "cancelled" });
+  });
 });

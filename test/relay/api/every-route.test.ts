@@ -56,6 +56,10 @@ const MAKERS: Readonly<Record<string, () => Promise<string>>> = {
     (await json(ask(owner, "POST", "/v1/enrollments", { name: `${MARK}-${hex(4)}` }))).enrollment
       .id,
   peers: makePeer,
+  migrations: async () => {
+    const body = { name: `${MARK}-${hex(4)}`, consistency: "each", sessions: [{ name: MARK }] };
+    return (await json(ask(owner, "POST", "/v1/migrations", body))).id;
+  },
   orders: async () => {
     const body = await migrationBody();
     return (await json(ask(owner, "POST", "/v1/migrations", body))).orders[0].id;
@@ -94,6 +98,9 @@ const PREPARE: Readonly<Record<string, (id: string) => Promise<void>>> = {
   startSession: (id) => put(id, { hold: "start" }),
   resumeSession: (id) => put(id, { hold: "pause" }),
   recoverSession: (id) => put(id, { state: "failed", owner: "leecher" }),
+  finalizeMigration: (id) => eachOf(id, joinedWithoutTickets),
+  deleteMigration: (id) =>
+    eachOf(id, (one) => put(one, { state: "cancelled", endedAt: new Date() })),
   deleteSession: (id) => put(id, { state: "cancelled", endedAt: new Date() }),
   getSessionManifest: described,
   getSessionMap: described,
@@ -135,6 +142,30 @@ async function described(id: string): Promise<void> {
   });
 }
 
+/** Does it to all sessions of a migration. */
+async function eachOf(id: string, act: (sessionId: string) => Promise<void>): Promise<void> {
+  const rows = await harness.database.run((orm) =>
+    orm.select({ id: session.id }).from(session).where(eq(session.migrationId, id)),
+  );
+  for (const row of rows) await act(row.id);
+}
+
+/** Both peers are there. */
+async function joinedWithoutTickets(id: string): Promise<void> {
+  await put(id, { state: "joined" });
+  arrive(id);
+}
+
+function arrive(id: string): void {
+  const peer = { link: "memory", remoteAddress: "", joinedAtMs: 0 } as const;
+  harness.switchboard.sessions.set(id, {
+    seeder: peer,
+    leecher: peer,
+    progress: undefined,
+    bytesFrom: { seeder: 0, leecher: 0 },
+  });
+}
+
 async function joined(id: string): Promise<void> {
   const { tickets } = ticketsOf.get(id) ?? {};
   if (tickets === undefined) throw new Error("this session's tickets are not known");
@@ -144,13 +175,7 @@ async function joined(id: string): Promise<void> {
     await harness.store.useTicket({ sessionId, role, token, peerKey: randomBytes(32) });
     await harness.store.setState(sessionId, { by: role, state: "joined", reason: "" });
   }
-  const peer = { link: "memory", remoteAddress: "", joinedAtMs: 0 } as const;
-  harness.switchboard.sessions.set(id, {
-    seeder: peer,
-    leecher: peer,
-    progress: undefined,
-    bytesFrom: { seeder: 0, leecher: 0 },
-  });
+  arrive(id);
 }
 
 const ticketsOf = new Map<
