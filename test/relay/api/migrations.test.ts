@@ -18,13 +18,14 @@ beforeAll(async () => {
 });
 beforeEach(async () => void ({ key } = await harness.key("groups")));
 
-/** A body whose shape the test itself asserts. */
-// oxlint-disable-next-line typescript/no-explicit-any -- JSON from outside, looked at field by field
-async function ask(
-  method: string,
-  path: string,
-  body?: unknown,
-): Promise<{ status: number; body: any }> {
+interface Answer {
+  readonly status: number;
+  /** Of a shape that the test itself asserts. */
+  // oxlint-disable-next-line typescript/no-explicit-any -- JSON from outside, looked at field by field
+  readonly body: any;
+}
+
+async function ask(method: string, path: string, body?: unknown): Promise<Answer> {
   const response = await harness.ask(key, method, path, body);
   return {
     status: response.status,
