@@ -328,8 +328,13 @@ function suite(name: string, open: () => Promise<Database>, skipReason: string):
       expect(rotated?.version).toBe(row.version + 1);
       expect(await webhooks.rotate(row.id, row.version, sealed, 3600, by)).toBeUndefined();
       const signatures = async (): Promise<string[]> => {
+        const before = to.heard.length;
         await happen("session.done");
-        await settle();
+        const another = async (): Promise<void> => {
+          await settle();
+          expect(to.heard.length).toBe(before + 1);
+        };
+        await vi.waitFor(another, { timeout: 15_000 });
         const { headers, body } = to.heard.at(-1) ?? { headers: {}, body: "" };
         const [t = "", ...given] = String(headers["memferry-signature"]).split(",");
         const by_ = (key: string) =>
