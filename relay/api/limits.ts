@@ -41,7 +41,7 @@ const limitSchema = z
   })
   .openapi("Limit");
 
-const limitsSchema = z.object({ limits: z.array(limitSchema) }).openapi("Limits");
+export const limitsSchema = z.object({ limits: z.array(limitSchema) }).openapi("Limits");
 
 const dayPattern = z.iso.date();
 const usageQuerySchema = z.object({
@@ -49,7 +49,7 @@ const usageQuerySchema = z.object({
   to: dayPattern.optional().openapi({ description: "In UTC, included; today unless said." }),
 });
 
-const usageSchema = z
+export const usageSchema = z
   .object({
     from: dayPattern,
     to: dayPattern,

@@ -54,7 +54,7 @@ const SUMMARIES: Readonly<Record<SessionAction, string>> = {
   check: "Look whether it can be expected to go well, and keep what was found",
 };
 
-const rotatedSchema = z
+export const rotatedSchema = z
   .object({
     session: sessionSchema,
     tickets: z.object({ seeder: ticketSchema.optional(), leecher: ticketSchema.optional() }),
