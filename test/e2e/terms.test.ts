@@ -222,3 +222,53 @@ describe("a group", () => {
     expect(await rest.get(`/v1/migrations/${id}`)).toMatchObject({ state: "cancelled" });
   });
 });
+
+test("`memferry sessions` steers a migration from a terminal", async () => {
+  const { id, seeder, leecher } = await joined(
+    { name: "orders" },
+    { leech: ["--finalize", "manual"] },
+  );
+  const command = async (...args: string[]): Promise<string> => {
+    const { code, stdout, stderr } = await stage.run(["sessions", ...args]);
+    expect(stderr).not.toMatch(/^memferry: /m);
+    expect(code).toBe(0);
+    return stdout;
+  };
+  await reaches(id, "precopy");
+  await command("pause", id, "--reason", "backup window");
+  await reaches(id, "paused");
+  const changed = await command("set", id, "--downtime-target", "2s", "--max-rounds", "9");
+  expect(JSON.parse(changed)).toMatchObject({ limits: { downtimeTargetMs: 2_000, maxRounds: 9 } });
+  const again = await command("set", id, "--rate", "40MiB", "--on-deadline", "cancel");
+  expect(JSON.parse(again)).toMatchObject({
+    limits: { bytesPerS: 40 << 20, downtimeTargetMs: 2_000, maxRounds: 9 },
+    policy: { onDeadline: "cancel" },
+  });
+  expect(JSON.parse(await command("set", id, "--clear"))).toMatchObject({ limits: {} });
+  expect(await command("check", id)).toMatch(/^(ok|info|warning|error) +\S/m);
+  const refused = await stage.run(["sessions", "delete", id]);
+  expect(refused.code).toBe(1);
+  expect(refused.stderr).toContain("not over");
+  await command("resume", id);
+  await reaches(id, "precopy");
+  await command("finalize", id);
+  await Promise.all([seeder.expectExit(0), leecher.expectExit(0)]);
+  const told = await command("events", id);
+  for (const type of ["pause", "finalizeRequested", "committed", "done"])
+    expect(told).toContain(type);
+  await command("delete", id);
+  const gone = await stage.run(["sessions", "show", id]);
+  expect(gone.code).toBe(1);
+});
+
+test.each([
+  [["sessions", "explode", "x"], "is not one of list, start"],
+  [["sessions", "pause"], "which session?"],
+  [["sessions", "set", "x"], "nothing is to be changed"],
+  [["sessions", "set", "x", "--max-rounds", "many"], "not a number"],
+  [["sessions", "set", "x", "--on-deadline", "explode"], "not one of cancel, finalize, postcopy"],
+])("%j is refused with what to do", async (args, told) => {
+  const { code, stderr } = await stage.run(args);
+  expect(stderr).toContain(told);
+  expect(code).toBe(2);
+});
