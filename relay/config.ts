@@ -3,6 +3,7 @@
  *
  * @module
  */
+import type { Retention } from "./db/retention.ts";
 import { readFileSync } from "node:fs";
 import { homedir } from "node:os";
 import { join, resolve } from "node:path";
@@ -46,6 +47,7 @@ export interface RelayConfig {
   readonly zone: string;
   /** How long a relay that goes down lets data in flight arrive. */
   readonly drainWaitMs: number;
+  readonly retention: Retention;
   readonly webhooks: WebhookConfig;
   /** What was set of docs/limits.md. */
   readonly limits: Partial<RelayLimits>;
@@ -186,6 +188,16 @@ export function readConfig(
       `${drainWait?.name ?? "--drain-wait"}: "${drainWait?.value ?? ""}" is not a time: write whole seconds up to ${DRAIN_WAIT_S_MAX}`,
     );
   }
+  const days = (option: "retention" | "audit-retention", fallback: number): number => {
+    const { value, name } = given(option) ?? { value: String(fallback), name: "" };
+    if (/^\d{1,5}$/.test(value)) return value === "0" ? Number.POSITIVE_INFINITY : Number(value);
+    problems.push(`${name}: "${value}" is not a time: write whole days, or 0 for ever`);
+    return fallback;
+  };
+  const retention = {
+    days: days("retention", DEFAULTS.retentionDays),
+    auditDays: days("audit-retention", DEFAULTS.auditRetentionDays),
+  };
   const shown = (option: "name" | "zone"): string => {
     const text = given(option);
     if (text === undefined || isShortText(text.value)) return text?.value ?? "";
@@ -236,6 +248,7 @@ export function readConfig(
     name,
     zone,
     drainWaitMs: drainWaitS * 1000,
+    retention,
     webhooks: { allow, http: options.has("webhook-http") },
     limits,
     discoveryPorts: discoveryPorts ?? undefined,

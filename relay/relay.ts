@@ -30,6 +30,7 @@ import { API_SCOPES } from "./db/schema.ts";
 import { projectShares, sessionRates, spentProjects } from "./db/project-limits.ts";
 import { createSessionStore, type DatabaseSessionStore } from "./db/session-store.ts";
 import { abandonedSessions } from "./db/sessions.ts";
+import { removeOld, type Retention } from "./db/retention.ts";
 import { createSignIns } from "./db/sign-ins.ts";
 import { RelayError, systemCode } from "./errors.ts";
 import { RelayNode } from "./relay-node.ts";
@@ -78,6 +79,7 @@ const KEY_FILE = "relay-key";
 const DATABASE_FOLDER = "database";
 const CARE_INTERVAL_MS = 30_000;
 const DEADLINE_INTERVAL_MS = 2_000;
+const RETENTION_INTERVAL_MS = 10 * 60_000;
 /** Sessions whose last link is remembered, to see that it was another one before. */
 const LAST_PATHS_MAX = 10_000;
 const ABANDONED_PER_ROUND = 500;
@@ -351,6 +353,7 @@ async function start(
       store,
       changes,
       service: sessions,
+      retention: config.retention,
       log,
       switchboard,
       limits,
@@ -488,12 +491,14 @@ async function takeCare(parts: {
   readonly switchboard: Switchboard;
   readonly changes: Changes;
   readonly service: SessionService;
+  readonly retention: Retention;
   readonly log: Log;
   readonly limits: RelayLimits;
   readonly shares: FairShare;
   readonly node: NodeBounds;
 }): Promise<() => Promise<void>> {
   const { database, store, switchboard, changes, service, log, limits, shares, node } = parts;
+  const { retention } = parts;
   const requests = createIdempotentRequests(database, limits);
   const signIns = createSignIns(database);
   const beat = async (): Promise<void> => {
@@ -515,9 +520,15 @@ async function takeCare(parts: {
       changes.publish(sessionId);
     }
   };
+  const clearAway = async (): Promise<void> => {
+    const removed = await removeOld(database, retention);
+    const rows = Object.values(removed).reduce((sum, count) => sum + count, 0);
+    if (rows > 0) log("info", "what was old was taken away", { ...removed });
+  };
   await beat();
   const stops = [
     repeatedly(CARE_INTERVAL_MS, beat, log),
+    repeatedly(RETENTION_INTERVAL_MS, clearAway, log),
     repeatedly(DEADLINE_INTERVAL_MS, () => meetDeadlines({ database, store, service, log }), log),
   ];
   return async () => {

@@ -10,4 +10,6 @@ export const DEFAULTS = {
   acmeStagingDirectory: "https://acme-staging-v02.api.letsencrypt.org/directory",
   acmeChallenge: "0.0.0.0:80",
   drainWaitS: 5,
+  retentionDays: 90,
+  auditRetentionDays: 400,
 } as const;

@@ -34,6 +34,9 @@ Options:
   --no-user-config        leave \${XDG_CONFIG_HOME:-~/.config}/memferry/config.json as it is
   --drain-wait SECONDS    how long a relay that goes down lets data in flight arrive
                           (default ${DEFAULTS.drainWaitS})
+  --retention DAYS        how long ended sessions, events, orders and deliveries are kept; 0: for ever
+                          (default ${DEFAULTS.retentionDays})
+  --audit-retention DAYS  the same for the audit log (default ${DEFAULTS.auditRetentionDays})
   --log-level LEVEL       ${LOG_LEVELS.join(", ")} (default info)
   --json                  one line {"event":"ready",...} on standard output, the log as JSON
   -h, --help              this text

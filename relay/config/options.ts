@@ -42,6 +42,8 @@ export const OPTIONS = {
   name: { type: "text" },
   zone: { type: "text" },
   "drain-wait": { type: "number" },
+  retention: { type: "number" },
+  "audit-retention": { type: "number" },
   "webhook-allow": { type: "list" },
   "webhook-http": { type: "switch" },
   limits: { type: "list" },

@@ -3,7 +3,7 @@
  *
  * @module
  */
-import { sql } from "drizzle-orm";
+import { eq, sql } from "drizzle-orm";
 import { randomBytes } from "node:crypto";
 
 import { beforeAll, describe, expect, test } from "vitest";
@@ -14,6 +14,8 @@ import type { Database } from "../../relay/db/database.ts";
 import { fromHex } from "../../relay/db/hex.ts";
 import { createMigration, projectMigrations } from "../../relay/db/migrations.ts";
 import { lastProjectEvent, projectEventsAfter } from "../../relay/db/project-events.ts";
+import { removeOld } from "../../relay/db/retention.ts";
+import { session } from "../../relay/db/schema.ts";
 import { createSessionStore, type DatabaseSessionStore } from "../../relay/db/session-store.ts";
 import {
   endDeadline,
@@ -245,6 +247,53 @@ export function databaseSessionsSuite(
         expect(await past()).toHaveLength(1);
         await endDeadline(database, row.id);
         expect((await sessions.get(row.id))?.deadlineAt).toBeNull();
+      },
+    );
+
+    promise(
+      "removeOld() takes away what has ended and is old, with what belongs to it",
+      async () => {
+        const { projectId, sessions } = await project();
+        const made = async (days: number, state: "cancelled" | "precopy") => {
+          const { row } = await sessions.create(PLAIN);
+          const then = sql`now() - ${days} * interval '1 day'`;
+          const endedAt = state === "cancelled" ? then : null;
+          await database.run((orm) =>
+            orm
+              .update(session)
+              .set({ state, createdAt: then, endedAt })
+              .where(eq(session.id, row.id)),
+          );
+          return row.id;
+        };
+        const [old, recent, going] = [
+          await made(40, "cancelled"),
+          await made(5, "cancelled"),
+          await made(40, "precopy"),
+        ];
+        await database.run((orm) =>
+          orm.execute(
+            sql`update project_event set at = now() - interval '40 days' where subject_id = ${old}`,
+          ),
+        );
+        const removed = await removeOld(database, {
+          days: 30,
+          auditDays: Number.POSITIVE_INFINITY,
+        });
+        expect(removed.session).toBeGreaterThanOrEqual(1);
+        expect(removed.audit).toBe(0);
+        expect(await sessions.get(old)).toBeUndefined();
+        expect(await sessions.get(recent)).toBeDefined();
+        expect(await sessions.get(going)).toBeDefined();
+        const left = await projectEventsAfter(database, projectId, 0, 500);
+        expect(left.some(({ subjectId }) => subjectId === old)).toBe(false);
+        expect(left.some(({ subjectId }) => subjectId === recent)).toBe(true);
+        const again = await removeOld(database, { days: 30, auditDays: 30 });
+        expect(again.session).toBe(0);
+        const forEver = { days: Number.POSITIVE_INFINITY, auditDays: Number.POSITIVE_INFINITY };
+        expect(
+          Object.values(await removeOld(database, forEver)).every((count) => count === 0),
+        ).toBe(true);
       },
     );
 

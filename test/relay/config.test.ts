@@ -29,6 +29,7 @@ test("readConfig() without anything said is a relay on loopback with its own dat
     name: "",
     zone: "",
     drainWaitMs: 5_000,
+    retention: { days: 90, auditDays: 400 },
     webhooks: { allow: [], http: false },
     discoveryPorts: [8444, 8445],
     webTransport: true,

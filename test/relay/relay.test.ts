@@ -47,6 +47,7 @@ async function start(port = 0, surroundings: RelaySurroundings = {}): Promise<Re
     name: "",
     zone: "",
     drainWaitMs: 1_000,
+    retention: { days: 90, auditDays: 400 },
     webhooks: { allow: [], http: false },
     discoveryPorts: [0, 0],
     limits: {},

@@ -78,6 +78,7 @@ test("readConfig() takes every option from the file by the name of its flag", as
     name: "fra-1",
     zone: "eu",
     drainWaitMs: 20_000,
+    retention: { days: 90, auditDays: 400 },
     webhooks: { allow: found.webhooks.allow, http: true },
     discoveryPorts: [3478, 3479],
     webTransport: false,
