@@ -3,16 +3,18 @@
  *
  * @module
  */
+import { mkdir } from "node:fs/promises";
 import { hostname } from "node:os";
 import { dirname, join, resolve } from "node:path";
 import { decodeEnrollmentCode, isAgentName } from "../../relay/protocol/agent.ts";
 import { messageOf } from "../../relay/protocol/errors.ts";
-import { readAgentConfig } from "../agent/config.ts";
+import { readAgentConfig, type AgentConfig } from "../agent/config.ts";
 import { AgentConnection, RefusedError } from "../agent/connection.ts";
 import { AgentIdentity } from "../agent/identity.ts";
 import { AgentOrders } from "../agent/orders.ts";
 import { hostReport, natClassOf } from "../agent/report.ts";
 import { peerEnvironment } from "../config.ts";
+import { takeLock } from "../journal/process-lock.ts";
 import { parseRelayUrl } from "../net/address.ts";
 import { usage, type Arguments } from "./command-line.ts";
 import { ExitCode, type ExitCodeValue } from "./exit-code.ts";
@@ -35,6 +37,26 @@ export async function agent(args: Arguments, output: Output): Promise<ExitCodeVa
   const directory = resolve(
     args.text("state-dir") ?? join(dirname(environment.stateDirectory), "agent"),
   );
+  await mkdir(directory, { recursive: true, mode: 0o700 });
+  const unlock = await takeLock(join(directory, "lock"), process.pid, (holder) =>
+    usage(
+      holder === undefined
+        ? `${directory} cannot be taken: try again`
+        : `another agent, process ${holder}, works in ${directory}: stop it, or give --state-dir another`,
+    ),
+  );
+  try {
+    return await run(args, output, { config, directory });
+  } finally {
+    await unlock();
+  }
+}
+
+async function run(
+  args: Arguments,
+  output: Output,
+  { config, directory }: { readonly config: AgentConfig; readonly directory: string },
+): Promise<ExitCodeValue> {
   const { identity, enrollment } = await identityFor(args, directory);
   using interrupt = new Interrupt();
   const down = new AbortController();

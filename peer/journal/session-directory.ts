@@ -10,7 +10,7 @@
  *
  * @module
  */
-import { link, mkdir, open, readdir, readFile, rm, stat } from "node:fs/promises";
+import { mkdir, readdir, rm, stat } from "node:fs/promises";
 import { join } from "node:path";
 import { toHex } from "../../relay/protocol/bytes.ts";
 import { messageOf, ProtocolError } from "../../relay/protocol/errors.ts";
@@ -18,6 +18,7 @@ import { ROLES, type Role } from "../../relay/protocol/ids.ts";
 import { MigrationError } from "../errors.ts";
 import { readSealed, replaceFile, seal, syncDirectory, type EnvelopeKind } from "./envelope.ts";
 import type { Journal, LeecherRecord, SeederRecord } from "./journal.ts";
+import { holderOf, takeLock } from "./process-lock.ts";
 import { leecherCodec, seederCodec, setupCodec, type RecordCodec, type Setup } from "./records.ts";
 
 /** After this long what is left of a session that is over is removed. */
@@ -91,7 +92,7 @@ export class SessionDirectory {
       const { mtimeMs } = await stat(directory.path);
       if (Date.now() - mtimeMs < RECEIPT_AGE_MAX_MS) continue;
       // Somebody may still be served from it, and is found by it.
-      if ((await directory.#holder()) !== undefined) continue;
+      if ((await holderOf(join(directory.path, "lock"))) !== undefined) continue;
       if (await directory.isOver().catch(() => false)) await directory.remove();
     }
   }
@@ -134,47 +135,14 @@ export class SessionDirectory {
    * @throws MigrationError `RESUME_INVALID` if a process that lives has it
    */
   async lock(pid: number = process.pid): Promise<() => Promise<void>> {
-    const path = join(this.path, "lock");
-    const mine = `${pid} ${await startOf(pid)}\n`;
-    const draft = `${path}.${process.pid}`;
-    for (let attempt = 0; attempt < 3; attempt++) {
-      await rm(draft, { force: true });
-      const handle = await open(draft, "wx", 0o600);
-      try {
-        await handle.writeFile(mine);
-      } finally {
-        await handle.close();
-      }
-      try {
-        // Appears whole or not at all, and only if nothing is there.
-        await link(draft, path);
-        return async () => {
-          if ((await readFile(path, "utf8").catch(() => "")) === mine) await rm(path);
-        };
-      } catch (error) {
-        if (!(error instanceof Error && "code" in error && error.code === "EEXIST")) throw error;
-      } finally {
-        await rm(draft, { force: true });
-      }
-      const holder = await readFile(path, "utf8").catch(() => "");
-      if (holder === mine) return async () => await rm(path, { force: true });
-      const held = await this.#holder();
-      if (held !== undefined) {
-        throw new MigrationError(
-          "RESUME_INVALID",
-          `process ${held} works on session ${this.id} already: end it first, or leave it to it`,
-        );
-      }
-      await rm(path, { force: true });
-    }
-    throw new MigrationError("RESUME_INVALID", `${path} cannot be taken: try again`);
-  }
-
-  /** The process that lives and works on it. */
-  async #holder(): Promise<string | undefined> {
-    const text = await readFile(join(this.path, "lock"), "utf8").catch(() => "");
-    const [pid = "0", start = ""] = text.trim().split(" ");
-    return start !== "" && (await startOf(Number(pid))) === start ? pid : undefined;
+    return await takeLock(join(this.path, "lock"), pid, (held) =>
+      held === undefined
+        ? new MigrationError("RESUME_INVALID", `${this.path} cannot be taken: try again`)
+        : new MigrationError(
+            "RESUME_INVALID",
+            `process ${held} works on session ${this.id} already: end it first, or leave it to it`,
+          ),
+    );
   }
 
   async #journal<R>(codec: RecordCodec<R>): Promise<Journal<R>> {
@@ -229,12 +197,4 @@ function failed(path: string, cause: unknown): MigrationError {
     `${path} cannot be written (${messageOf(cause)}): free space there, or give another --state-dir`,
     { cause },
   );
-}
-
-/** When a process began, in ticks since boot; empty if there is none, or only what is left of one. */
-async function startOf(pid: number): Promise<string> {
-  const line = await readFile(`/proc/${pid}/stat`, "utf8").catch(() => "");
-  // The name in parentheses may hold anything.
-  const fields = line.slice(line.lastIndexOf(")") + 2).split(" ");
-  return fields[0] === "Z" || fields[0] === "X" ? "" : (fields[19] ?? "");
 }

@@ -51,7 +51,8 @@ function ask(relay: TestRelay, method: string, target: string, body?: unknown): 
 }
 
 async function until(condition: () => Promise<boolean>): Promise<void> {
-  const deadline = performance.now() + 40_000;
+  // Far beyond what a busy host takes; what goes on then will never be.
+  const deadline = performance.now() + 100_000;
   while (!(await condition())) {
     if (performance.now() > deadline) throw new Error("it did not come to that");
     await new Promise((resolve) => setTimeout(resolve, 100));
@@ -222,6 +223,19 @@ test("a code is good once, in time, and for nobody who makes one up", async () =
   await second.exited;
   expect(second.last("error")?.["code"]).toBe("ENROLLMENT_USED");
   expect((await stage.run(["agent", "--enroll", "memferry1e_AAAA"])).code).not.toBe(0);
+});
+
+test("a second agent in one state directory is refused, and let in once the first is killed", async () => {
+  await using stage = await Stage.open();
+  const relay = await stage.relay();
+  const { agent, args } = await enroll(stage, relay, "host-a", {});
+  const second = await stage.run(args);
+  expect(second.code).toBe(2);
+  expect(second.stdout).toContain(`another agent, process ${agent.pid}`);
+  agent.kill("SIGKILL");
+  await agent.waitForExit();
+  const third = stage.memferry("the next one", args);
+  await third.waitFor("online");
 });
 
 test("an agent that was killed in the middle, and a relay that was started again, cost nothing", async () => {
