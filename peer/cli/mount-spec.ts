@@ -50,6 +50,11 @@ export const mountSpec: CommandSpec = {
       help: "pull this first: 0-4MiB, 1GiB-, first:4MiB or last:1MiB; may be repeated",
       repeatable: true,
     },
+    record: {
+      value: "PATH",
+      help: "write down which parts programs ask for, in order; nothing is pulled ahead meanwhile",
+    },
+    replay: { value: "PATH", help: "pull what was recorded first, in that order" },
     "push-interval": {
       value: "TIME",
       help: "what is written is at the store after this (default 5s)",
@@ -77,6 +82,7 @@ export const mountSpec: CommandSpec = {
     ],
   ],
   notes: [
+    "--record PATH at one start and --replay PATH at the next pull a program's working set ahead of the rest.",
     `STORE is one of ${STORE_KINDS}.`,
     "fsync of a program returns when all that was written before it is durable at the store.",
     "Ctrl-C pushes what is left, takes the export away and ends; a second one ends at once, and a cache file keeps what was not pushed.",

@@ -21,6 +21,7 @@ import { usage, type Arguments } from "./command-line.ts";
 import { ExitCode, type ExitCodeValue } from "./exit-code.ts";
 import { Interrupt } from "./interrupt.ts";
 import type { Output } from "./output.ts";
+import { readWorkingSet, WorkingSet } from "../mount/working-set.ts";
 import { ExportOptions, requireName } from "./region-options.ts";
 import { formatBytes, formatDuration } from "./size.ts";
 
@@ -50,13 +51,17 @@ export async function mount(args: Arguments, output: Output): Promise<ExitCodeVa
     blockBytes: plan.settings.chunkBytes,
     readOnly: plan.readOnly,
   });
+  const { chunkBytes } = plan.settings;
   const exports = new Exports();
   let mounted: StoreMount | undefined;
   try {
     const ranges = args.texts("priority").map((range) => parseRange(range, store.bytes));
-    const { chunkBytes } = plan.settings;
+    const replay = args.text("replay");
+    if (replay !== undefined) ranges.push(...(await readWorkingSet(replay, store.bytes)));
+    const recorded = recordingOf(args, store.bytes, chunkBytes);
     mounted = await StoreMount.open({
       ...plan.settings,
+      ...(recorded === undefined ? {} : { pull: 0, onFault: (chunk) => recorded.set.note(chunk) }),
       store,
       cache: plan.cache,
       order: inTurn(chunksOf(ranges, chunkBytes), sequential(Math.ceil(store.bytes / chunkBytes))),
@@ -64,7 +69,7 @@ export async function mount(args: Arguments, output: Output): Promise<ExitCodeVa
     // Before programs can see it: what it opens with is on its way then.
     mounted.start();
     const place = await show(exports, mounted, plan, new ExportOptions(args));
-    return await serve({ store, mounted, exports, place, plan, interrupt, output });
+    return await serve({ store, mounted, exports, place, plan, recorded, interrupt, output });
   } catch (error) {
     await exports.close();
     await mounted?.close().catch(() => undefined);
@@ -91,18 +96,36 @@ async function show(
   return place;
 }
 
+interface Recording {
+  readonly path: string;
+  readonly set: WorkingSet;
+}
+
+/** @throws MigrationError `USAGE` */
+function recordingOf(args: Arguments, bytes: number, chunkBytes: number): Recording | undefined {
+  const path = args.text("record");
+  if (path === undefined) return undefined;
+  if (args.text("pull") !== undefined) {
+    throw usage(
+      "--record sees what programs ask for only while nothing is pulled ahead: leave out --pull",
+    );
+  }
+  return { path, set: new WorkingSet(bytes, chunkBytes) };
+}
+
 interface Served {
   readonly store: Store;
   readonly mounted: StoreMount;
   readonly exports: Exports;
   readonly place: ExportPlace;
   readonly plan: Plan;
+  readonly recorded: Recording | undefined;
   readonly interrupt: Interrupt;
   readonly output: Output;
 }
 
 async function serve(served: Served): Promise<ExitCodeValue> {
-  const { store, mounted, place, plan, interrupt, output } = served;
+  const { store, mounted, place, plan, recorded, interrupt, output } = served;
   const path = place.pathOf(plan.name);
   output.event({
     event: "mounted",
@@ -117,6 +140,9 @@ async function serve(served: Served): Promise<ExitCodeValue> {
   const timer = setInterval(() => {
     const progress = mounted.progress();
     showProgress(output, progress);
+    recorded?.set
+      .write(recorded.path)
+      .catch((error: unknown) => output.note(`warning: ${messageOf(error)}`));
     if (progress.pulled && !pulled && progress.bytesPresent === progress.bytesTotal) {
       pulled = true;
       output.event({ event: "pulled", bytes: progress.bytesPresent });
@@ -129,6 +155,7 @@ async function serve(served: Served): Promise<ExitCodeValue> {
     else giveUp.resolve("gave up");
   });
   await ended.promise;
+  await recorded?.set.write(recorded.path);
   output.note(
     `pushing ${formatBytes(mounted.progress().bytesHeld)} to ${store.name}; Ctrl-C once more gives up`,
   );

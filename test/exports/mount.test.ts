@@ -221,11 +221,37 @@ test("a read-only one is refused to writers", async (ctx) => {
   await unmounted(program);
 });
 
+test("what a program asked for is recorded, and pulled first the next time", async (ctx) => {
+  skipUnless(ctx, requireMount());
+  const disk = stage.file("disk");
+  writeFileSync(disk, image(16 * MIB));
+  const at = ["--export", `fuse:${stage.file("at")}`];
+  const set = stage.file("set");
+  const first = await mounted(`file:${disk}`, [...at, "--record", set]);
+  for (const mib of [9, 3]) {
+    await run("dd", [
+      `if=${first.path}`,
+      "of=/dev/null",
+      "bs=64k",
+      "count=1",
+      `skip=${mib * 16}`,
+      "iflag=direct",
+      "status=none",
+    ]);
+  }
+  await unmounted(first.program);
+  const [, one = "", two = ""] = readFileSync(set, "utf8").split("\n");
+  expect([one.split(" ")[0], two.split(" ")[0]]).toEqual([String(9 * MIB), String(3 * MIB)]);
+  const again = await mounted(`file:${disk}`, [...at, "--replay", set]);
+  await again.program.waitFor("pulled");
+  await unmounted(again.program);
+});
+
 describe("bad input", () => {
   test.each([
     [["mount"], "STORE is missing"],
     [["mount", "ftp://x", "--export", "fuse:at"], "no store"],
-    [["mount", "redis://u:secret@h/0:x", "--export", "fuse:at"], "no store"],
+    [["mount", "redis://u:secret@h/0:x", "--export", "fuse:at"], "write the store as"],
     [["mount", "file:nowhere", "--export", "fuse:at"], "give --size"],
     [["mount", "memory:1MiB"], "--export is missing"],
     [["mount", "memory:1MiB", "--export", "file:x"], "a store is shown by"],
