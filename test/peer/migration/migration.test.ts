@@ -9,6 +9,7 @@ import { MigrationError } from "../../../peer/errors.ts";
 import type { MigrationEvent, MigrationTotals } from "../../../peer/migration/events.ts";
 import type { Destination, KeptChunks } from "../../../peer/migration/destination.ts";
 import type { LeecherOptions } from "../../../peer/migration/leecher-options.ts";
+import { hpkeHandshake, type Handshake } from "../../../peer/migration/handshake.ts";
 import { Leecher } from "../../../peer/migration/leecher.ts";
 import type { SeederHooks, SeederOptions } from "../../../peer/migration/seeder-options.ts";
 import { Seeder } from "../../../peer/migration/seeder.ts";
@@ -62,6 +63,8 @@ interface WorldOptions {
   readonly finalize?: LeecherOptions["finalize"];
   readonly hooks?: SeederHooks;
   readonly prepare?: (destination: Destination) => Promise<Destination>;
+  /** An older version: it knows none of the optional abilities. */
+  readonly old?: readonly Role[];
   /** Before the source tells the relay's index anything. */
   readonly onReport?: (ownership: () => SessionPort["ownership"]) => Promise<void>;
   readonly leecherSecret?: Uint8Array;
@@ -114,6 +117,13 @@ class Process implements SessionPort {
   reportIndex: SessionPort["reportIndex"] = (frame) =>
     this.#alive(() => this.control.reportIndex(frame));
 }
+
+const WITHOUT_FEATURES: Handshake = {
+  seeder: (stream, reader, context, onKeys) =>
+    hpkeHandshake.seeder(stream, reader, { ...context, features: 0 }, onKeys),
+  leecher: (stream, reader, context, onOffered) =>
+    hpkeHandshake.leecher(stream, reader, { ...context, features: 0 }, onOffered),
+};
 
 async function makeWorld(options: WorldOptions): Promise<World> {
   const hashKey = randomBytes(32);
@@ -182,6 +192,7 @@ async function makeWorld(options: WorldOptions): Promise<World> {
       keyedHash: (data) => loadNative().blake3(data, hashKey),
       journal: processes.seeder.journal(journals.seeder),
       onEvent: (event) => events.push({ by: "seeder", event }),
+      ...(options.old?.includes("seeder") === true ? { handshake: WITHOUT_FEATURES } : {}),
       ...(options.hooks === undefined ? {} : { hooks: options.hooks }),
     };
     return (holder.seeder = new Seeder(seederOptions));
@@ -213,6 +224,7 @@ async function makeWorld(options: WorldOptions): Promise<World> {
         return (await options.prepare?.(place)) ?? place;
       },
       onEvent: (event) => events.push({ by: "leecher", event }),
+      ...(options.old?.includes("leecher") === true ? { handshake: WITHOUT_FEATURES } : {}),
     };
     return (holder.leecher = new Leecher(leecherOptions));
   };
@@ -630,3 +642,22 @@ test("a source that loses its channel after the relay said that all is done ends
   await Promise.all([world.seeder.run(), world.leecher.run()]);
   expect(released).toBe(1);
 });
+
+test.each([
+  { old: ["seeder"] },
+  { old: ["leecher"] },
+  { old: ["seeder", "leecher"] },
+  { old: [] },
+] as const)(
+  "peers of which $old know nothing optional migrate with each other",
+  async ({ old }) => {
+    for (const mode of ["precopy", "hybrid", "postcopy"] as const) {
+      const random = new SeededRandom(mode.length + old.length);
+      const world = await makeWorld({ bytes: 300 * CHUNK_BYTES, mode, old });
+      world.source.memory.set(random.bytes(300 * CHUNK_BYTES));
+      const writer = startWriter(world.source, random);
+      await Promise.all([world.seeder.run(), world.leecher.run()]).finally(() => writer.stop());
+      expect(Buffer.compare(world.source.memory, world.destination.memory)).toBe(0);
+    }
+  },
+);
