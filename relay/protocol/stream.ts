@@ -31,7 +31,8 @@ export interface ByteStream {
   read(): Promise<Uint8Array | null>;
   /**
    * Sends bytes; resolves when the transport will take more. The stream owns `bytes` from the call on
-   * (it may be sent later without a copy): do not change it. Calls may overlap; order is call order.
+   * (it may be sent later without a copy, and what was read from a stream may get other bytes after that):
+   * do not change it, read it or send it again. Calls may overlap; order is call order.
    *
    * @throws ProtocolError once the stream is aborted by either side or its link is lost.
    */

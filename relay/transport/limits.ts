@@ -1,5 +1,5 @@
 /**
- * Bounds of address discovery at the relay. Each has a line in docs/limits.md.
+ * Bounds of address discovery at the relay, and of what its WebSockets keep. Each has a line in docs/limits.md.
  *
  * @module
  */
@@ -18,3 +18,5 @@ export const DISCOVERY_ANSWERS_PER_NETWORK_S = 32;
 export const DISCOVERY_ANSWERS_PER_NETWORK_BURST = 256;
 /** Networks whose answers are counted. */
 export const DISCOVERY_NETWORKS_MAX = 10_000;
+/** Buffers of messages that passed, of 64 KiB each, kept for the next ones. */
+export const FRAME_BUFFERS_KEPT_MAX = 64;

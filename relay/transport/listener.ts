@@ -30,6 +30,7 @@ import { relayLimits, type RelayLimits } from "../limits.ts";
 import { isOwnOrigin } from "./origin.ts";
 import { Admission, type Admitted } from "./admission.ts";
 import type { RelayCertificate } from "./certificate.ts";
+import { framedWebSocket } from "./framed-websocket.ts";
 import type { OnStream } from "./transport.ts";
 import {
   LINK_PATH,
@@ -263,7 +264,7 @@ function makeHttpsServer(options: Bound, sockets: Set<Duplex>): HttpsServer {
     }
     websockets.handleUpgrade(request, socket, head, (websocket) => {
       options.onStream({
-        stream: websocketToByteStream(websocket),
+        stream: websocketToByteStream(framedWebSocket(websocket)),
         kind: "websocket",
         remoteAddress,
         connectionId: randomUUID(),

@@ -19,6 +19,7 @@ import { passReadStopBelowTls } from "../../../relay/protocol/tls-pause.ts";
 import type { ByteStream } from "../../../relay/protocol/stream.ts";
 import { websocketToByteStream } from "../../../relay/protocol/websocket-stream.ts";
 import { splice } from "../../../relay/switchboard/splice.ts";
+import { framedWebSocket } from "../../../relay/transport/framed-websocket.ts";
 import { Switchboard } from "../../../relay/switchboard/switchboard.ts";
 import { testCertificate, testListener } from "../../compliance/link-support.ts";
 import { MemorySessionStore } from "../../support/memory-session-store.ts";
@@ -50,7 +51,7 @@ switch (kind) {
       const none = new Uint8Array(0);
       void splice({ stream: a, head: none }, { stream: b, head: none }, () => {});
     });
-    websockets.on("connection", (socket) => pair(websocketToByteStream(socket)));
+    websockets.on("connection", (socket) => pair(websocketToByteStream(framedWebSocket(socket))));
     await listen(server);
     break;
   }
