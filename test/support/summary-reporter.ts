@@ -3,6 +3,7 @@
  *
  * Vitest's own reporter shows a skip as a number. A test that cannot run on this machine should say
  * so with its reason (`ctx.skip(reason)`), and one that is skipped without a word is named here too.
+ * So is one that failed first and passed when it was tried again, which happens where CI is set.
  * `test/support/run.mjs` collects the counts through the file that MEMFERRY_TEST_SUMMARY names.
  *
  * @module
@@ -16,6 +17,7 @@ export default class SummaryReporter implements Reporter {
   onTestRunEnd(modules: readonly TestModule[], unhandledErrors: readonly unknown[]): void {
     const counts = { passed: 0, failed: unhandledErrors.length, skipped: 0 };
     const skips: string[] = [];
+    const flaky: string[] = [];
 
     for (const module of modules) {
       const file = relative(process.cwd(), module.moduleId);
@@ -24,6 +26,9 @@ export default class SummaryReporter implements Reporter {
       for (const suite of module.children.allSuites()) counts.failed += suite.errors().length;
       for (const test of module.children.allTests()) {
         const result = test.result();
+        if (test.diagnostic()?.flaky) {
+          flaky.push(`flaky: ${file} > ${test.fullName}: passed only when it was tried again`);
+        }
         if (result.state === "passed") counts.passed++;
         else if (result.state === "failed") counts.failed++;
         else {
@@ -35,8 +40,8 @@ export default class SummaryReporter implements Reporter {
       }
     }
 
-    for (const line of skips) console.log(line);
+    for (const line of [...skips, ...flaky]) console.log(line);
     const target = process.env["MEMFERRY_TEST_SUMMARY"];
-    if (target) writeFileSync(target, JSON.stringify({ ...counts, skips }));
+    if (target) writeFileSync(target, JSON.stringify({ ...counts, skips: [...skips, ...flaky] }));
   }
 }
