@@ -3,7 +3,7 @@
  *
  * @module
  */
-import "./heap-limits.ts";
+import "../relay/heap-limits.ts";
 import { existsSync } from "node:fs";
 import { fileURLToPath } from "node:url";
 import { messageOf } from "../relay/protocol/errors.ts";

@@ -3,6 +3,7 @@
  *
  * @module
  */
+import "./heap-limits.ts";
 import process from "node:process";
 
 import { HELP, readConfig, type RelayConfig } from "./config.ts";
