@@ -185,7 +185,9 @@ export class Scene implements AsyncDisposable {
 
   async #begin(): Promise<void> {
     const { stage } = this;
-    const { mode, bytesPerS = 6 * MIB, destinationBytes, leechArgs = [] } = this.#options;
+    const { mode, destinationBytes, leechArgs = [] } = this.#options;
+    // Post-copy is to last for several reports of its progress, so that there is a middle to hit.
+    const { bytesPerS = (mode === "postcopy" ? 2 : 6) * MIB } = this.#options;
     this.#relay = await this.#startRelay();
     this.#proxy = await startProxy({ port: this.relay.port, delayMs: 5, bytesPerS });
     await stage.useRelay(this.relay, this.proxy.url);
