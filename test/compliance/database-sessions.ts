@@ -242,7 +242,9 @@ export function databaseSessionsSuite(
         expect(await past()).toEqual([{ id: row.id, projectId: row.projectId }]);
         expect(await past()).toEqual([]);
         await database.run((orm) =>
-          orm.execute(sql`update session set deadline_at = now() - interval '1 second' where id = ${row.id}`),
+          orm.execute(
+            sql`update session set deadline_at = now() - interval '1 second' where id = ${row.id}`,
+          ),
         );
         expect(await past()).toHaveLength(1);
         await endDeadline(database, row.id);
